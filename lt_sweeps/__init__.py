@@ -1,7 +1,8 @@
 """Lottery-ticket and pruning experiments, from one Hydra multirun to a figure.
 
-In Python: `lt_sweeps.open` reads a sweep, `lt_sweeps.plan` and `lt_sweeps.run` take the words of
-the command line; `lt_sweeps.load_compact` reads a network that `export form=compact` wrote.
+In Python, `lt_sweeps.open` reads a sweep, and `lt_sweeps.plan` and `lt_sweeps.run` accept the
+overrides of the command line. `lt_sweeps.load_compact` reads a network that `export form=compact`
+wrote.
 """
 
 import importlib
@@ -25,7 +26,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: whoever only wants the version need not wait for pandas.
+    # Imported at first use, so that code that only reads the version does not wait for pandas.
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, function = _LATER[name]

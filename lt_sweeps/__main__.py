@@ -9,12 +9,12 @@ from lt_sweeps.config.garbage_collection import collect_rarely
 
 
 def run() -> int:
-    """Run the command line of this process; returns the exit status."""
+    """Run the command line of this process; return the exit status."""
     collect_rarely()
-    # A user's module may ask torch for a GPU when it is imported. Torch then asks the driver, after
-    # which no fork of this process can use CUDA, unless this lets it ask without the driver.
+    # A user-defined module may ask torch for a GPU at import. Torch then initializes CUDA, after
+    # which no fork of this process can use CUDA. With this variable torch asks NVML instead.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    for stream in (sys.stdout, sys.stderr):  # a terminal without the characters of tables
+    for stream in (sys.stdout, sys.stderr):  # terminals without table characters
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     # `python -m` looks for modules in the current folder, and an installed command does not.
@@ -29,9 +29,9 @@ def run() -> int:
         from lt_sweeps.cli.command_line import main
 
         status = main()
-    except KeyboardInterrupt:  # imports take a second, in which a person may think again
+    except KeyboardInterrupt:  # Ctrl-C during the imports, which take a second
         status = 130
-    for number in (signal.SIGINT, signal.SIGTERM):  # what is left is to end, without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):  # from here on, exit without a traceback
         signal.signal(number, signal.SIG_DFL)
     return status
 

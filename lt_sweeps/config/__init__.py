@@ -1,4 +1,4 @@
-"""Words and yaml become checked values: cells, recipes, durations, seeds, the config of a report.
+"""Turn overrides and yaml into checked values: cells, recipes, durations, seeds, report configs.
 
-Door: `call.Call`, a function with its arguments as a value, and `cells.multirun`.
+Start at `call.Call`, which holds a function and its arguments as a value, and at `cells.multirun`.
 """

@@ -1,6 +1,6 @@
 """`Call`: a function and its arguments as a value, checked before anything runs.
 
-`Config` is the value that a resolved yaml becomes; it holds the arguments of a call and a cell.
+`Config` is a resolved yaml as a value: the arguments of a call, or the config of a cell.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _Made = TypeVar("_Made")
 
 
 class Config(dict[str, Any]):
-    """A mapping of JSON values that is a value itself: hashable, equal for equal text.
+    """A mapping of JSON values that is hashable; two configs are equal if their JSON texts are.
 
-    A config is made once, where Hydra composes it or a file is read, and never changed. From then
-    on it can be part of a frozen value and a key of a cache.
+    A config is made once, when Hydra composes it or a file is read, and must not change afterwards.
+    So it can be part of a frozen value, and a key of a cache.
     """
 
     @functools.cached_property
     def text(self) -> str:
-        # Within a value the order counts: a function may go through a mapping in its order.
+        # Only the top level is sorted: a function may depend on the order within an argument.
         return json.dumps({key: self[key] for key in sorted(self)})
 
     def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -48,11 +48,11 @@ class Config(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Call:
-    """A function by its import path, with the arguments that a yaml gives it.
+    """A function, named by its import path, with the arguments that a yaml gives it.
 
     Hashable and printable. The function's signature is the schema: `Call.of` refuses unknown names
-    and wrong types. The framework passes what it supplies itself (evidence, shapes, stages) by
-    name at the time of the call, and only to a function that names it.
+    and wrong types. The framework supplies some arguments itself (evidence, shapes, stages): they
+    are passed by name when the function is called, and only if the function has such a parameter.
     """
 
     target: str
@@ -60,15 +60,16 @@ class Call:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: str, supplied: Collection[str] = ()) -> Call:
-        """The call that `config` (`_target_` plus arguments) describes.
+        """Build the call that `config` (`_target_` plus arguments) describes.
 
         Args:
-            where: the key that a person knows this by (`method`, `recipe`); it opens every error.
+            where: the key that a user knows this by (`method`, `recipe`); every error begins with
+                it.
             supplied: names that the framework will pass; a yaml may not set them.
 
         Raises:
-            ValueError: it is no mapping, the target cannot be imported, or an argument is unknown,
-                missing or of another type.
+            ValueError: `config` is not a mapping, the target cannot be imported, or an argument is
+                unknown, missing or of the wrong type.
         """
         if not isinstance(config, Mapping):
             raise ValueError(f"{where}: got {config!r}; give a `_target_` and its arguments")
@@ -86,11 +87,11 @@ class Call:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters that the function takes."""
+        """The names of the function's parameters."""
         return tuple(_signature(self.target).parameters)
 
     def bound(self) -> dict[str, Any]:
-        """Every argument that is not supplied by the framework, defaults included."""
+        """Return all arguments that the framework does not supply, including defaults."""
         return {
             name: self.args.get(name, parameter.default)
             for name, parameter in _signature(self.target).parameters.items()
@@ -102,13 +103,14 @@ class Call:
         return self.function(**{**self.args, **wanted})
 
     def identity(self, *, files: bool = True) -> dict[str, Any]:
-        """What makes two calls the same: the function and all arguments, as JSON values.
+        """Return the function and all its arguments as JSON values, for stage keys.
 
-        A function of this package counts by its public name, which stays when its file moves. A
-        function from elsewhere counts by its import path, by the source behind it (comments and
-        layout aside) and, with `files`, by the content of files that its arguments name, so that a
-        result does not survive an edit of what made it. So does the source of functions that its
-        arguments name by `_target_`, which it will call.
+        A function of this package is identified by its public name, which stays when its file
+        moves. A function from elsewhere is identified by its import path, by the source behind it
+        (without comments and layout) and, with `files`, by the content of the files that its
+        arguments name, so that a result does not survive an edit of the code or files behind it.
+        The source of functions that its arguments name by `_target_` counts too, because the
+        function will call them.
         """
         omitted = getattr(self.function, "omitted_at", {})
         args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
@@ -124,7 +126,7 @@ class Call:
 
     @property
     def ours(self) -> bool:
-        """Whether the function comes with this package."""
+        """Whether the function is part of this package."""
         return public_name(self.function) is not None
 
     def __str__(self) -> str:
@@ -153,7 +155,7 @@ class Call:
 
 
 def made(kind: Callable[..., _Made], fields: Mapping[str, Any], *, where: str) -> _Made:
-    """What a class or a function makes of fields in a yaml. Raises: ValueError: as `Call.of`."""
+    """Call a class or a function with fields of a yaml. Raises: ValueError: as `Call.of`."""
     target = f"{kind.__module__}.{kind.__qualname__}"
     names = Call(target, Config({})).names
     if wrong := [key for key in fields if key not in names]:
@@ -166,7 +168,7 @@ def _resolve(target: str) -> Callable[..., Any]:
     path, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(path) if path else None
-    except Exception as error:  # a module of the user's runs when it is imported
+    except Exception as error:  # importing a user-defined module runs its code
         where = None if isinstance(error, ModuleNotFoundError) else raised_in(error)
         if where is None and not isinstance(error, ImportError):
             raise

@@ -1,4 +1,4 @@
-"""A multirun as cells: every combination of the values that its overrides list."""
+"""Turn a multirun into cells: every combination of the values that its overrides list."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class Cell:
     """One point of a multirun: a full config with one seed."""
 
     config: Config  # resolved, without Hydra's own part
-    choices: Mapping[str, str | None]  # group -> the option chosen, or None if it does not count
-    overrides: tuple[str, ...]  # those of the multirun in which it differs from other cells
-    report: Mapping[str, Any] = field(default_factory=dict)  # how it is drawn; in no stage key
-    untaken: tuple[str, ...] = ()  # keys given for the whole multirun that this cell does not take
+    choices: Mapping[str, str | None]  # group -> option, or None if the method ignores the group
+    overrides: tuple[str, ...]  # of the multirun; they set this cell apart from the others
+    report: Mapping[str, Any] = field(default_factory=dict)  # `report:` keys; in no stage key
+    untaken: tuple[str, ...] = ()  # keys of the command line that this cell does not accept
 
 
 def multirun(composer: Composer, spec: SweepSpec, words: Sequence[str]) -> list[Cell]:
-    """The cells of a command line, in the order of its overrides, the last key fastest.
+    """Return the cells of a command line in the order of its overrides, the last key fastest.
 
-    Each of several experiments brings its own sweep. Where options of a group are mixed, a key of
-    the group is laid over those that take it; `refuse_untaken` is for the caller.
+    If the command line names several experiments, each adds the cells of its own sweep. If it names
+    several options of a group, a key of the group is set only for the options that have the key.
+    The caller must then call `refuse_untaken`, which refuses a key that no cell accepts.
     """
     experiments = composer.options(words, "experiment")
     if len(experiments) < 2:
@@ -52,13 +53,13 @@ def multirun(composer: Composer, spec: SweepSpec, words: Sequence[str]) -> list[
 
 
 def from_config(config: DictConfig, hydra: DictConfig) -> Cell:
-    """The cell of a job that Hydra itself composed."""
+    """Return the cell of a config that Hydra itself composed."""
     frozen = partial(frozen_report, config_dirs=_config_dirs(hydra))
     return _cell(resolved(config), choices_of(hydra), tuple(hydra.overrides.task), (), frozen)
 
 
 def _cells(composer: Composer, spec: SweepSpec, words: Sequence[str]) -> list[Cell]:
-    """The cells of one experiment."""
+    """Return the cells of one experiment."""
     keys = [key_of(word) for word in words if word[0] != "~"]
     frozen = cache(partial(frozen_report, config_dirs=_config_dirs(composer.master.hydra)))
     return [
@@ -71,9 +72,10 @@ def _cells(composer: Composer, spec: SweepSpec, words: Sequence[str]) -> list[Ce
 def _composed(
     composer: Composer, words: Sequence[str], line: Sequence[str]
 ) -> Iterator[ComposedCell]:
-    """The cells of one line, with the keys of `words` laid over the options that have them.
+    """Compose one command line; a key of `words` is set only for the options that have it.
 
-    Hydra refuses a key that only some of the options have. Each option is then composed by itself.
+    Hydra refuses a key that only some of the options have. In that case each option is composed
+    separately.
     """
     try:
         return iter(list(composer.cells(line)))
@@ -88,7 +90,7 @@ def _composed(
 def _by_option(
     composer: Composer, line: Sequence[str], shared: Collection[str]
 ) -> Iterator[list[str]]:
-    """A line for each combination of options, without those of the shared keys that they lack."""
+    """Yield a line for each combination of options, without the shared keys that they lack."""
     keys = [key for key in map(key_of, line) if key in shared and "." in key and group_of(key)]
     groups = dict.fromkeys(map(group_of, keys))
     chosen = [composer.options(line, str(group)) for group in groups]
@@ -103,7 +105,7 @@ def _by_option(
 
 
 def _config_dirs(hydra: DictConfig) -> list[Path]:
-    """The folders that a person's options lie in, beside ours."""
+    """Return the folders on disk that Hydra reads options from."""
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     return [Path(path) for path in sources if path]
 
@@ -115,11 +117,11 @@ def _cell(
     keys: Sequence[str],
     frozen: Callable[[Config], Mapping[str, Any]],
 ) -> Cell:
-    """The cell with this config.
+    """Build the cell of a config.
 
     Args:
-        keys: those that were given for the whole multirun.
-        frozen: `frozen_report`, which is asked once for what many cells share.
+        keys: the keys that were given for the whole multirun.
+        frozen: `frozen_report`; `_cells` passes a cached one, because many cells share a report.
     """
     report = config.pop("report", None) or {}
     if not isinstance(report, dict):
@@ -132,7 +134,7 @@ def _cell(
 
 
 def _check_values(values: Any, where: str) -> None:
-    """Raises: ValueError: a job would read other values from the manifest, which is JSON."""
+    """Raises: ValueError: jobs would read a different value from the manifest, which is JSON."""
     if isinstance(values, dict):
         for key, value in values.items():
             if not isinstance(key, str):

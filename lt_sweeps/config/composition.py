@@ -1,7 +1,8 @@
-"""Composed configs for every combination of overrides, at the price of a few composes.
+"""Compose the configs of all combinations of overrides with only a few calls of Hydra.
 
-Hydra takes 50 to 100 ms for a compose. Cells that differ only in plain values (`seed=3`) share
-one. Options of different groups are composed one group at a time, and the results are combined.
+Hydra takes 50 to 100 ms to compose a config. Cells that differ only in plain values (`seed=3`)
+share one composed config. Options of different groups are composed one group at a time, and the
+results are combined.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ComposedCell = tuple[tuple[str, ...], dict[str, Any], dict[str, str]]
 
 @dataclass(frozen=True)
 class Composer:
-    """Composes command lines: Hydra's loader, with the config that a multirun starts from."""
+    """Composes command lines, with Hydra's loader and the config that a multirun starts from."""
 
     loader: ConfigLoader
     master: DictConfig
@@ -37,35 +38,35 @@ class Composer:
 
     @property
     def experiment(self) -> str:
-        """The experiment that the config is of, or the name of the config itself."""
+        """The chosen experiment, or the name of the config if no experiment is chosen."""
         return self.groups.get("experiment") or self.master.hydra.job.config_name
 
     def axes(self, words: Sequence[str]) -> list[Axis]:
         return axes_of(words, self.loader, set(self.groups))
 
     def options(self, words: Sequence[str], group: str) -> tuple[str, ...]:
-        """An override for each option of a group that `words` choose; none if they choose none."""
+        """Return an override for each option of `group` that `words` choose, if any."""
         chosen = [word for word in words if key_of(word) == group]
         return self.axes(chosen)[0].words if chosen else ()
 
     def cells(self, words: Sequence[str]) -> Iterator[ComposedCell]:
-        """For each combination of the overrides in `words`: the overrides, config and choices."""
-        # Hydra keeps the order of overrides, which counts where one key lies inside another.
+        """Yield overrides, config and choices for each combination of the overrides in `words`."""
+        # Hydra applies overrides in order, which matters if one key is inside another.
         axes = self.axes(words)
         fast = [a for a in axes if a.values is not None and not any(map(a.overlaps, axes))]
         slow = [axis for axis in axes if axis not in fast]
         values = {w: v for a in fast for w, v in zip(a.words, a.values or (), strict=True)}
         first = {a.key: values[a.words[0]] for a in fast}
-        made = {}
+        composed_cells = {}
         for options, config in _combined(slow, cache(partial(self._composed, setting=first))):
             for added in product(*(axis.words for axis in fast)):
                 setting = {a.key: values[word] for a, word in zip(fast, added, strict=True)}
-                made[frozenset((*options, *added))] = config.cell(setting)
+                composed_cells[frozenset((*options, *added))] = config.cell(setting)
         for combination in product(*(axis.words for axis in axes)):
-            yield combination, *made[frozenset(combination)]
+            yield combination, *composed_cells[frozenset(combination)]
 
     def begun_with(self, word: str) -> Composer:
-        """The same for the config that a multirun of one experiment would start from."""
+        """Return a composer with the config that a multirun of one experiment would start from."""
         words = [*self.master.hydra.overrides.hydra, word]
         name = self.master.hydra.job.config_name
         master = self.loader.load_configuration(name, words, RunMode.MULTIRUN)
@@ -89,14 +90,14 @@ class Composer:
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config with its references resolved, as plain Python."""
+    """Return the config as plain Python, with its references resolved."""
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def choices_of(hydra: DictConfig) -> dict[str, str]:
-    """Group -> option, without Hydra's own groups and without groups that have no option."""
+    """Return group -> option, without Hydra's own groups and without groups that have no option."""
     chosen = OmegaConf.to_container(hydra.runtime.choices)
     assert isinstance(chosen, dict)
     return {
@@ -108,19 +109,19 @@ def choices_of(hydra: DictConfig) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Composed:
-    """What Hydra composed, in parts: `("config", "seed"): 0`, `("choices", "model"): "fc"`."""
+    """A composed config, in parts: `("config", "seed"): 0`, `("choices", "model"): "fc"`."""
 
     parts: dict[tuple[str, str], Any]
-    job: DictConfig | None  # the config, if values refer to one another: resolved for each cell
+    job: DictConfig | None  # the config if it has references, which each cell resolves
     hydra: Any  # what `${hydra:...}` reads
 
     def differing(self, other: _Composed) -> set[tuple[str, str]]:
-        """The parts in which two configs differ; 1 and 1.0 are different."""
+        """Return the parts in which two configs differ; 1 and 1.0 count as different."""
         one, two = ({k: repr(v) for k, v in c.parts.items()} for c in (self, other))
         return {part for part in one.keys() | two.keys() if one.get(part) != two.get(part)}
 
     def cell(self, setting: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Config and choices with these values set."""
+        """Return config and choices with these values set."""
         choices = {key: value for (kind, key), value in self.parts.items() if kind == "choices"}
         if self.job is not None:
             HydraConfig.instance().cfg = self.hydra
@@ -137,36 +138,36 @@ class _Composed:
 def _combined(
     axes: Sequence[Axis], compose: Callable[[tuple[str, ...]], _Composed]
 ) -> Iterator[tuple[tuple[str, ...], _Composed]]:
-    """Each combination of the axes' overrides, composed.
+    """Yield each combination of the axes' overrides with its composed config.
 
     Nine criteria by five recipes take 13 composes instead of 45.
     """
-    # A config is cut into parts: its top keys and its choices. For each axis, every option is
+    # A config is cut into parts: its top-level keys and its choices. For each axis, every option is
     # composed once, with the first option of all other axes. The parts in which these configs
     # differ belong to that axis: `mask_criterion` changes the part of that name and its choice,
-    # nothing else. If each part belongs to one axis at most, then a combination is the first
-    # config, with the parts of each axis taken from the compose of that axis' option.
+    # nothing else. If each part belongs to at most one axis, a combination is the first config,
+    # with the parts of each axis taken from the config composed for that axis' option.
     #
-    # That is wrong in two cases, in which Hydra composes every combination. Axes meet: two of them
-    # change one part, such as two options that both set `recipe`; which of them wins is for Hydra
-    # to say. Values refer: `${recipe.lr}` in one part reads another part, which differs by
-    # combination; so parts cannot be resolved apart from one another.
+    # This fails in two cases, in which Hydra composes every combination instead. `meet`: two axes
+    # change the same part, such as two options that both set `recipe`; only Hydra can decide which
+    # of them wins. `refer`: a value such as `${recipe.lr}` in one part reads another part, which
+    # differs by combination, so the parts cannot be resolved separately.
     first = tuple(axis.words[0] for axis in axes)
-    alone = [
+    by_option = [
         {word: compose((*first[:i], word, *first[i + 1 :])) for word in axis.words}
         for i, axis in enumerate(axes)
     ]
     base = compose(first)
-    changed = [set().union(*map(base.differing, options.values())) for options in alone]
+    changed = [set().union(*map(base.differing, options.values())) for options in by_option]
     all_changed = set().union(*changed)
     meet = len(all_changed) < sum(map(len, changed))
-    refer = any(config.job is not None for options in alone for config in options.values())
+    refer = any(config.job is not None for options in by_option for config in options.values())
     for words in product(*(axis.words for axis in axes)):
         if meet or refer:
             yield words, compose(words)
         else:
             parts = {part: v for part, v in base.parts.items() if part not in all_changed}
-            for options, word, own in zip(alone, words, changed, strict=True):
+            for options, word, own in zip(by_option, words, changed, strict=True):
                 parts |= {part: v for part, v in options[word].parts.items() if part in own}
             yield words, _Composed(parts, None, None)
 

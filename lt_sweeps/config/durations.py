@@ -1,4 +1,4 @@
-"""Durations: `160ep` and `500it` in yaml, optimizer steps in code; seconds for people to read."""
+"""Durations: `160ep` and `500it` in yaml, optimizer steps in code, seconds as readable text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 
 _FORM = "a duration with its unit, such as 10ep or 500it"
 Duration = Annotated[str, _FORM]
-"""A time of training in yaml, in epochs or optimizer steps."""
+"""A duration of training in yaml, in epochs or optimizer steps."""
 
 
 def steps(time: str | int, steps_per_epoch: int, *, where: str = "time") -> int:
-    """Optimizer steps in `time`: `160ep`, `500it`, `0.5ep`, or a bare 0.
+    """Return the optimizer steps in `time`: `160ep`, `500it`, `0.5ep`, or a bare 0.
 
     Raises:
-        ValueError: anything else. Another bare number could mean either unit.
+        ValueError: `time` has another form. A bare number other than 0 could mean either unit.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|it)", str(time))
     if match is None:
@@ -28,7 +28,7 @@ def steps(time: str | int, steps_per_epoch: int, *, where: str = "time") -> int:
 
 
 def readable(seconds: float) -> str:
-    """Seconds in the largest unit that fits: `1.4 s`, `75 s`, `12 min`, `3.5 h`."""
+    """Format seconds in the largest unit that fits: `1.4 s`, `75 s`, `12 min`, `3.5 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""One line for a person's mistake: what was given, the nearest valid name, what is allowed."""
+"""Answer a user's mistake in one line: what was given, the nearest valid name, what is allowed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ CONF = next(
 )
 
 OF_VERBS = ("importer", "export_form")
-"""Groups whose options only a verb takes: `import` and `export`."""
+"""Groups whose options only the commands `import` and `export` accept."""
 _OPEN = ("model.kinds", "report.labels")
-"""Mappings whose keys are names of a person's own; their yaml lists none."""
+"""Mappings whose keys the user chooses; their yaml lists none."""
 _PLUGINS = {
     **dict.fromkeys(("hydra/launcher/submitit_local", "hydra/launcher/submitit_slurm"), "submitit"),
     **{f"hydra/launcher/{name}": name for name in ("joblib", "ray", "rq")},
     **{f"hydra/sweeper/{name}": name for name in ("ax", "nevergrad", "optuna")},
 }
-"""Hydra's own plugins, by the option that each brings and the part of its package's name."""
+"""Hydra's own plugins: the option that each adds -> the middle part of its package's name."""
 
 
 def complaint(error: BaseException) -> str | None:
-    """The line that answers a mistake, in a user's own code too; None for a bug of ours."""
+    """Return the one-line answer to a mistake, in user-defined code too; None for a bug of ours."""
     if plugin := _broken_plugin(error):
         return plugin
     match error:
@@ -55,11 +55,11 @@ def complaint(error: BaseException) -> str | None:
             return f"{_being_read(error)}: {error.reason} at byte {error.start}; save it as UTF-8"
         case MemoryError():
             return f"memory: {_one_line(error)}; there is not enough on this machine"
-        case RuntimeError() if "can't allocate memory" in str(error):  # torch's own words
+        case RuntimeError() if "can't allocate memory" in str(error):  # raised by torch
             return f"memory: {_one_line(error).partition(': ')[2]}"
-        case FileNotFoundError() if error.errno is None:  # of ours, in a sentence
+        case FileNotFoundError() if error.errno is None:  # raised by this package
             return _one_line(error)
-        case OSError() if error.filename is not None:  # the file system's own words, with the file
+        case OSError() if error.filename is not None:  # raised by the file system
             return f"{error.filename}: {error.strerror}"
         case UserWarning() if "is not available" in str(error):  # hydra.searchpath
             return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
@@ -69,9 +69,9 @@ def complaint(error: BaseException) -> str | None:
 
 
 def yaml_value(key: str, text: str) -> Any:
-    """The value that a person has typed for a key, as yaml reads it.
+    """Parse the value that a user typed for a key as yaml.
 
-    Raises: ValueError: it is no yaml.
+    Raises: ValueError: the value is not valid yaml.
     """
     try:
         return yaml.safe_load(text)
@@ -80,9 +80,9 @@ def yaml_value(key: str, text: str) -> Any:
 
 
 def options(group: str) -> set[str]:
-    """The options of a group that come with the package, those in folders of the group too.
+    """Return the options of a group that come with the package, including those in subfolders.
 
-    A file whose name starts with an underscore is a fragment that options share, and no option.
+    A file whose name starts with an underscore is a fragment that options share, not an option.
     """
     folder = CONF / group
     files = (file.relative_to(folder).with_suffix("") for file in folder.rglob("[!_]*.yaml"))
@@ -90,13 +90,13 @@ def options(group: str) -> set[str]:
 
 
 def groups() -> set[str]:
-    """The groups of the package that overrides choose from: folders of `conf/` with options."""
+    """Return the package's groups that overrides choose from: folders of `conf/` with options."""
     folders = {folder.name for folder in CONF.iterdir() if options(folder.name)}
     return folders - {"hydra", *OF_VERBS}
 
 
 def _override(word: str) -> str:
-    """What is wrong with an override that Hydra cannot read."""
+    """Say what is wrong with an override that Hydra cannot parse."""
     key, _, value = word.partition("=")
     if "=~" in word:
         return f"{key}: got {value}; write {key}=$HOME/..., since no shell replaces ~ here"
@@ -125,13 +125,16 @@ def _unknown_option(error: MissingConfigException) -> str:
 
 
 def _source(text: str) -> str:
-    """The config file with the mistake, unless it is on the command line."""
-    found = re.match(r"In '(.+?)':", text)
-    return f"{found[1]}: " if found and found[1] not in ("config", "hydra/config") else ""
+    """Return the config file with the mistake; empty if the mistake is on the command line."""
+    matched = re.match(r"In '(.+?)':", text)
+    return f"{matched[1]}: " if matched and matched[1] not in ("config", "hydra/config") else ""
 
 
 def _split(path: str) -> tuple[str, str]:
-    """Group and option: a group is a folder of conf/ or conf/hydra/; an option may be nested."""
+    """Split a path into group and option.
+
+    A group is a folder of conf/ or conf/hydra/; an option may be nested.
+    """
     depth = 2 if path.startswith("hydra/") else 1
     parts = path.split("/")
     return "/".join(parts[:depth]), "/".join(parts[depth:])
@@ -142,25 +145,25 @@ def _composition(error: HydraException) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         key = re.match(r"Could not override '(.+?)'", text)
         return _unknown_key(key[1] if key else str(cause.full_key), cause)
-    if found := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
-        group = found[1] or found[2]
+    if matched := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
+        group = matched[1] or matched[2]
         return f"{group}: has an option; replace it without a plus: {group}=OPTION"
-    if found := re.search(r"An item is already at '(.+?)'", text):
-        return f"+{found[1]}: is there already; write {found[1]}=VALUE without a plus"
-    if found := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
-        return f"~{found[1]}: no such key"
-    if found := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
-        group = found[1].partition("@")[0].rpartition("/")[2]
-        if group != found[1] and group in groups():
+    if matched := re.search(r"An item is already at '(.+?)'", text):
+        return f"+{matched[1]}: is there already; write {matched[1]}=VALUE without a plus"
+    if matched := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
+        return f"~{matched[1]}: no such key"
+    if matched := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
+        group = matched[1].partition("@")[0].rpartition("/")[2]
+        if group != matched[1] and group in groups():
             return f"{_source(text)}a group begins with a slash: override /{group}"
-        return _source(text) + unknown("group", found[1], groups(), what="groups")
+        return _source(text) + unknown("group", matched[1], groups(), what="groups")
     if "does not have a `_target_` field" in text:
         which = "the yaml of hydra/launcher or hydra/sweeper has no `_target_`"
         return f"hydra: {which}; one for your cluster begins with defaults: [slurm, _self_]"
     if "@experiment." in text:
         return f"{_source(text)}begin the file with `# @package _global_`"
-    if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
-        return f"{found[1]}: several values; this command takes one"
+    if matched := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{matched[1]}: several values; this command takes one"
     if not text and isinstance(cause, OmegaConfBaseException):
         return _config(cause)
     return _one_line(error) if cause is None else f"{_one_line(error)}: {_one_line(cause)}"
@@ -185,7 +188,7 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
     root = node._get_root()
     launcher = yaml.safe_load((CONF / "hydra/launcher/slurm.yaml").read_text("utf-8"))
     known = [*_keys(OmegaConf.to_container(root)), *_keys(launcher, "hydra.launcher.")]
-    # `lr` is more likely `recipe.lr` than a name that looks like it.
+    # `lr` is more likely to mean `recipe.lr` than a name with a similar spelling.
     same = [name for name in known if name.endswith(f".{key}")]
     near = f"; did you mean `{same[0]}`?" if same else nearest(key, known) or ";"
     names = ", ".join(sorted(name for name in map(str, node) if name != "hydra" and name[0] != "_"))
@@ -195,7 +198,7 @@ def _unknown_key(key: str, error: OmegaConfBaseException) -> str:
 
 
 def _with_key(inside: str, name: str) -> str:
-    """How a key can be set all the same: with another option of its group, or added."""
+    """Say how a key can be set: by choosing another option of its group, or by adding the key."""
     group = inside.replace(".", "/")
     for option in sorted(options(group)):
         if name in (yaml.safe_load((CONF / group / f"{option}.yaml").read_text("utf-8")) or {}):
@@ -211,7 +214,7 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _being_read(error: BaseException) -> str:
-    """The file that a frame has open: what decodes it does not name it."""
+    """Return the file that a frame has open, because a decoding error does not name its file."""
     for frame, _ in walk_tb(error.__traceback__):
         for value in frame.f_locals.values():
             if isinstance(value, IOBase) and isinstance(name := getattr(value, "name", None), str):
@@ -220,7 +223,7 @@ def _being_read(error: BaseException) -> str:
 
 
 def _broken_plugin(error: BaseException) -> str:
-    """What a plugin of Hydra raised when it was imported: Hydra imports all that are installed."""
+    """Describe the error of a Hydra plugin at import; Hydra imports all installed plugins."""
     for frame, _ in walk_tb(error.__traceback__):
         name = frame.f_globals.get("__name__", "")
         if name.startswith("hydra_plugins.") and frame.f_code.co_name == "<module>":

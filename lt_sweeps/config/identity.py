@@ -1,6 +1,6 @@
-"""What a function, a class or a JSON value counts by in stage keys, which outlive its file.
+"""The identity of functions, classes and JSON values in stage keys, which must outlive their files.
 
-A function of this package has a public name; one of a user's counts by its source.
+A function of this package is identified by a public name, a user-defined one by its source.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from lt_sweeps.config.user_code import code_behind
 
 ANY = object()
-"""In `omitted_at`: whatever value the argument has."""
+"""In `omitted_at`: leave the argument out at every value."""
 
 
 def digest(value: Any) -> str:
-    """A short name for a JSON value: equal for equal content, whatever the order of its keys.
+    """Return a short hash of a JSON value, which does not depend on the order of keys.
 
     Raises:
-        ValueError: something in it is not a JSON value, such as a function.
+        ValueError: the value contains something that is not JSON, such as a function.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -33,17 +33,17 @@ def digest(value: Any) -> str:
 
 
 def public_name(function: Callable[..., Any]) -> str | None:
-    """The name of a function or class of this package in stage keys: `criteria.large_final`.
+    """Return the name of a function or class of this package in stage keys: `criteria.large_final`.
 
-    Its module, or a package around it, gives the first part: `FAMILY = "criteria"`. A family and
-    its functions keep their names for ever, whatever file they move to: a stage key with an import
-    path in it would turn every stored result into a missing one when somebody tidies up.
+    Its module, or a package around it, defines the first part: `FAMILY = "criteria"`. A family and
+    its functions must keep their names forever, whatever file they move to. An import path in a
+    stage key would make every stored result missing as soon as somebody moves a function.
 
-    Returns None for a function from outside this package, such as a wrapper that only calls itself
-    by the name of what it wraps.
+    Returns None for a function from outside this package, including a wrapper that only copies the
+    name of the function that it wraps.
 
     Raises:
-        ValueError: a function of this package in no family, which no result can name.
+        ValueError: a function of this package belongs to no family, so no result can name it.
     """
     path = getattr(function, "__module__", None) or ""
     if not _is_ours(path):
@@ -61,9 +61,9 @@ def public_name(function: Callable[..., Any]) -> str | None:
 
 
 def identity_of(kind: type) -> dict[str, Any]:
-    """What a subclass of a user's adds to the identity of its values; nothing for classes of ours.
+    """Return what a user-defined subclass adds to the identity of its values; empty for our own.
 
-    Two values with equal fields compute different things if their classes differ.
+    Values of different classes compute different things even if their fields are equal.
     """
     if _is_ours(kind.__module__):
         return {}
@@ -74,8 +74,8 @@ def identity_of(kind: type) -> dict[str, Any]:
 def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Leave these arguments out of the stage key at these values, or at `ANY`.
 
-    For an argument that was added after results existed, at the value that changes nothing; and
-    for one that says where something lies and not what it is.
+    This is for an argument that was added after results existed, at the value that changes nothing;
+    and for an argument that says where something is stored, not what it contains.
     """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,29 +87,29 @@ def omitted_at(**values: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 @functools.cache
 def source_behind(target: str, *modules: str) -> dict[str, str]:
-    """The source behind a user's function: its own module, the one that offers it, and others."""
+    """Hash the source of a user-defined function: its module, the one that exports it, others."""
     offered = target.rpartition(".")[0]
-    while offered and offered not in sys.modules:  # a class within a class
+    while offered and offered not in sys.modules:  # a nested class
         offered = offered.rpartition(".")[0]
     hashes = code_behind(*dict.fromkeys(name for name in (offered, *modules) if name))
     return {"source": digest(hashes)} if hashes else {}
 
 
 def in_order(value: Any) -> Any:
-    """A value of which a stage key tells the order of mappings too, where they are not sorted.
+    """Return a value whose hash depends on the order of mappings that are not sorted by name.
 
-    A network may be built of `{b: 8, a: 16}` in this order. The order of arguments that go with a
-    `_target_` is nothing.
+    A network may be built from `{b: 8, a: 16}` in this order. The order of the arguments next to a
+    `_target_` does not matter.
     """
     if isinstance(value, list | tuple):
-        return [in_order(each) for each in value]
+        return [in_order(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
-    pairs = {key: in_order(each) for key, each in value.items()}
+    pairs = {key: in_order(inner) for key, inner in value.items()}
     by_name = sorted(pairs, key=lambda key: (type(key).__name__, key))
     if "_target_" in pairs or [*pairs] == by_name:
         return pairs
-    return {"in order": [[key, each] for key, each in pairs.items()]}
+    return {"in order": [[key, inner] for key, inner in pairs.items()]}
 
 
 def _is_ours(module: str) -> bool:

@@ -1,16 +1,16 @@
-"""The keys of a cell's config by what they mean. Every other list of keys is made from these."""
+"""The keys of a cell's config, by meaning. All other lists of keys are derived from these."""
 
 from typing import Literal, get_args
 
 GROUPS = ("model", "dataset", "method", "mask_criterion", "reset", "freeze", "schedule", "recipe")
-"""The groups whose options make a result."""
+"""The groups whose options determine a result."""
 
 SUPPLIED = ("init", "recipe", "schedule", "mask_criterion", "reset", "freeze")
 """What the framework passes to a method by name; no yaml of a method may set these."""
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""What a network can be computed in; it is part of a result, as the groups are."""
+"""The precisions to compute a network in. Like the groups, the precision determines a result."""
 
 SHARED_KEYS = (
     *("root", "device", "workers", "stack_size", "backend", "deterministic", "checkpoint_every"),
@@ -20,7 +20,7 @@ SHARED_KEYS = (
 """Keys that have one value for all cells of a multirun."""
 
 KEEPS = ("all", "reported", "records")
-"""The values of `keep`: which tickets of a sweep stay when it is done."""
+"""The values of `keep`: which tickets of a sweep are kept when the sweep is done."""
 
 MACHINE_KEYS = (*SHARED_KEYS, "data_dir", "seed", "seeds")
-"""Where, how fast and for which replicate; never what is computed, so no part of a stage key."""
+"""Keys that say where, how fast and for which replicate to compute; they are in no stage key."""

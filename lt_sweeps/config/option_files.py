@@ -1,7 +1,7 @@
-"""Options of a verb (`import`, `export`, `report`): a yaml each, ours or of a user's folder.
+"""Read the options of the commands `import`, `export` and `report`: one yaml file each.
 
-Hydra composes the options of a sweep. A verb composes nothing: its option is one file, a `_target_`
-with arguments, in a folder of `conf/` or of the folder that `--config-dir` names.
+Hydra composes the options of a sweep. These commands compose nothing: an option is one file, a
+`_target_` with arguments, in a folder of our `conf/` or of the folder that `--config-dir` names.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lt_sweeps.config.spelling import unknown
 
 
 def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """The file of each option of a group; a user's wins over one of ours.
+    """Return option -> file for a group; a user's file replaces ours of the same name.
 
-    Raises: ValueError: the user's folder is not there.
+    Raises: ValueError: `config_dir` is not a folder.
     """
     if config_dir is not None:
         check_own_options(config_dir)
@@ -29,7 +29,7 @@ def option_names(group: str, config_dir: str | None = None) -> dict[str, Path]:
 
 
 def check_own_options(folder: str) -> None:
-    """Raises: ValueError: the folder of a user's options is not there."""
+    """Raises: ValueError: the `folder` of user-defined options does not exist."""
     if not Path(folder).is_dir():
         raise ValueError(
             f"--config-dir: got {folder}; give a folder that holds GROUP/NAME.yaml of your own"
@@ -37,20 +37,20 @@ def check_own_options(folder: str) -> None:
 
 
 def read_option(group: str, name: str, *, where: str, config_dir: str | None = None) -> Config:
-    """The content of an option's yaml.
+    """Read the yaml of an option.
 
-    Raises: ValueError: there is no such option, or its file has no `_target_`.
+    Raises: ValueError: the group has no such option, or the file has no `_target_`.
     """
     files = option_names(group, config_dir)
     if name not in files:
         raise ValueError(unknown(where, name, files, what="options"))
-    # As Hydra reads all other options: 1e-3 is a number, and no key may be given twice.
+    # Parsed as Hydra parses all other options: 1e-3 is a number, and no key may be given twice.
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
     except OSError as error:
         if error.errno is not None:
             raise
-        content = None  # the file holds a number
+        content = None  # OmegaConf's error for a file that holds a number
     if not isinstance(content, dict) or not isinstance(content.get("_target_"), str):
         raise ValueError(f"{where}: {files[name]} has no `_target_`, the path of a function")
     return Config(content)

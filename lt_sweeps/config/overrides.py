@@ -1,4 +1,4 @@
-"""The overrides of a command line, read as Hydra reads them: `Axis`, a key with its values."""
+"""Parse the overrides of a command line as Hydra does, into `Axis`: a key with its values."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from hydra.core.override_parser.types import Glob, Override, OverrideType
 
 @dataclass(frozen=True)
 class Axis:
-    """One key of a multirun and its overrides in turn: `("seed=0", "seed=1")`."""
+    """One key of a multirun, with an override for each of its values: `("seed=0", "seed=1")`."""
 
     key: str
     words: tuple[str, ...]
-    values: tuple[Any, ...] | None  # None where only Hydra can apply the overrides
+    values: tuple[Any, ...] | None  # None if only Hydra can apply the overrides
 
     def overlaps(self, other: Axis) -> bool:
-        """Whether one key lies inside the other: `model.net` and `model.net.hidden`."""
+        """Whether one key is inside the other: `model.net` and `model.net.hidden`."""
         one, two = sorted((f"{self.key}.", f"{other.key}."), key=len)
         return self is not other and two.startswith(one)
 
 
 def key_of(word: str) -> str:
-    """The key that an override sets, without its plus or tilde."""
+    """Return the key that an override sets, without its plus or tilde."""
     return word.split("=", 1)[0].lstrip("+~")
 
 
@@ -37,9 +37,9 @@ def is_group(key: str, groups: Collection[str]) -> bool:
 
 
 def axes_of(words: Sequence[str], loader: ConfigLoader, groups: Collection[str]) -> list[Axis]:
-    """The overrides by key; the later of two with the same key counts, as everywhere in Hydra.
+    """Return the overrides by key; if a key is given twice, the last one wins, as in Hydra.
 
-    Raises: ValueError: an override lists no values, one of them twice, or has no end of them.
+    Raises: ValueError: an override has no values, the same value twice, or a continuous range.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
@@ -59,17 +59,18 @@ def _axis(override: Override, groups: Collection[str]) -> Axis:
 
 
 def _simple(value: Any) -> bool:
-    """Whether a value is final: no reference, not missing, and not a mapping to be merged."""
+    """Whether a value can be set directly: not a reference, not missing, not a mapping to merge."""
     return not isinstance(value, dict) and "${" not in str(value) and "???" not in str(value)
 
 
 def _values(override: Override, key: str) -> list[str]:
     if not override.is_discrete_sweep():
         raise ValueError(
-            f"{key}: {override.get_value_string()} has no end; list the values as a,b,c or range(n)"
+            f"{key}: got {override.get_value_string()}, a continuous range; "
+            "list the values as a,b,c or range(n)"
         )
     values = list(override.sweep_string_iterator())
-    if isinstance(override.value(), Glob):  # a fragment such as `_keys` is no option
+    if isinstance(override.value(), Glob):  # a fragment such as `_keys` is not an option
         values = [value for value in values if value[0] != "_"]
     if not values:
         raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")

@@ -1,7 +1,7 @@
 """`Paper`: the figures and tables of a paper, as a yaml of `conf/paper/` lists them.
 
-A picture may need several experiments, and an experiment may serve several pictures. The yaml says
-for each section of the paper which experiments it needs and what is drawn of them.
+A figure may need several experiments, and several figures may need the same experiment. For each
+section of the paper, the yaml says which experiments it needs and what to draw from them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FOLDER = CONF / "paper"
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of a table: one number per net, of the best line that `where` allows.
+    """A column of a table: one number per net, from the best line that matches `where`.
 
     `value` is `dense`, for the accuracy before pruning, or an endpoint that has a number per run.
-    `published` is the paper's number by net, where the published curves do not hold it.
+    `published` has the paper's number by net, if the published curves do not contain it.
     """
 
     label: str
@@ -38,14 +38,14 @@ class TableColumn:
 class Section:
     """A figure or a table of a paper.
 
-    `figures` are drawn of the records of `experiments`; `report` lays them out in another way than
-    these experiments do themselves. A `table` has a number for each of the `nets`. Cells of a net
-    on another data set than `nets` says are left out.
+    `figures` are drawn from the records of `experiments`. If `report` is given, it replaces the
+    report keys of these experiments, except `published`. A `table` has a number for each of the
+    `nets`. Cells that train a net on a data set other than the one in `nets` are left out.
     """
 
     name: str
     shows: str
-    nets: Mapping[str, str]  # the data set of each
+    nets: Mapping[str, str]  # net -> data set
     experiments: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -60,13 +60,13 @@ class Section:
 
     @property
     def needed(self) -> Sequence[str]:
-        """The experiments whose records it shows."""
+        """The experiments whose records the section shows."""
         return list(dict.fromkeys([*self.experiments, *(c.experiment for c in self.table)]))
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and its sections, in its order."""
+    """A paper and its sections, in the order of the paper."""
 
     name: str
     title: str
@@ -74,14 +74,14 @@ class Paper:
 
 
 def paper_names() -> list[str]:
-    """The papers that `conf/paper/` describes."""
+    """Return the names of the papers that `conf/paper/` describes."""
     return sorted(path.stem[1:] for path in FOLDER.glob("_*.yaml"))
 
 
 def read_paper(name: str) -> Paper:
-    """The paper that `conf/paper/_<name>.yaml` describes; the `_` keeps Hydra from offering it.
+    """Read the paper that `conf/paper/_<name>.yaml` describes; Hydra does not offer names with `_`.
 
-    Raises: ValueError: there is no such yaml, or it has a key that no section takes.
+    Raises: ValueError: the yaml does not exist, or has a key that a section does not have.
     """
     if name not in paper_names():
         raise ValueError(unknown("paper", name, paper_names(), what="papers"))

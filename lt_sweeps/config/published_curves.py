@@ -1,10 +1,10 @@
-"""Published curves: the CSV files of `conf/published/`, drawn beside the lines of a report.
+"""Published curves: the CSV files of `conf/published/`, drawn next to the lines of a report.
 
 A file starts with `#` lines that say where its numbers come from. Each row is a point: the `line`
-it belongs to, its `sparsity`, its `value` in the unit of the records and its `source`. `metric` is
-`test_accuracy` where there is no such column; an endpoint has no sparsity. Every other column is a
-group whose option a panel must show for the point to be drawn there; `model` and `dataset` must be
-among them.
+it belongs to, its `sparsity`, its `value` in the unit of the records and its `source`. Without a
+column `metric`, the metric is `test_accuracy`. The value of an endpoint has no sparsity. Every
+other column is a group, and the point is drawn only in panels with the given option of that group;
+the columns `model` and `dataset` are required.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = CONF / "published"
 
 
 def with_files(entries: Iterable[Any]) -> list[Any]:
-    """The entries of `report.published`, with the curves of a file in the place of its name."""
+    """Return the entries of `report.published`, with each named file replaced by its curves."""
     curves: list[Any] = []
     for entry in entries:
         if isinstance(entry, Mapping) and "file" in entry:
@@ -36,11 +36,11 @@ def with_files(entries: Iterable[Any]) -> list[Any]:
 def curves_of_file(
     file: str, lines: Mapping[str, str] | Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """The curves of a file as entries of `report.published`.
+    """Return the curves of a file as entries of `report.published`.
 
     Args:
-        file: the name of a file in `conf/published/`, or the path of one that ends in `.csv`.
-        lines: those that are wanted, all by default; a mapping gives them other names.
+        file: the name of a file in `conf/published/`, or a path that ends in `.csv`.
+        lines: the lines to return, all by default; a mapping also gives them new names.
     """
     path = Path(file) if file.endswith(".csv") else FOLDER / f"{file}.csv"
     if not path.is_file():
@@ -59,11 +59,13 @@ def curves_of_file(
 
 
 def _curves(path: Path) -> Iterable[dict[str, Any]]:
-    """Consecutive rows that differ in sparsity and value alone are the points of one curve.
+    """Yield the curves of a file; consecutive rows with the same text form one curve.
 
-    Raises: ValueError: it is no such table, or has what is not a number in the place of one.
+    Only sparsity and value differ between the rows of a curve.
+
+    Raises: ValueError: the file is not such a table, or has text in the place of a number.
     """
-    try:  # a spreadsheet marks the beginning of its file
+    try:  # utf-8-sig: spreadsheets write a byte order mark
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"report.published: {path}: {error}") from None
@@ -76,17 +78,17 @@ def _curves(path: Path) -> Iterable[dict[str, Any]]:
         )
     for row, group in groupby(_rows(reader, path), _without_numbers):
         points = [[point.get("sparsity"), float(point["value"])] for point in group]
-        about = {"label": row.pop("line", None), "source": row.pop("source", None)}
-        about["metric"] = row.pop("metric", "test_accuracy")
-        about["where"] = {group: option for group, option in row.items() if option}
+        fields = {"label": row.pop("line", None), "source": row.pop("source", None)}
+        fields["metric"] = row.pop("metric", "test_accuracy")
+        fields["where"] = {group: option for group, option in row.items() if option}
         if points[0][0]:
-            yield about | {"points": [[float(sparsity), value] for sparsity, value in points]}
+            yield fields | {"points": [[float(sparsity), value] for sparsity, value in points]}
         else:
-            yield about | {"value": points[0][1]}
+            yield fields | {"value": points[0][1]}
 
 
 def _rows(reader: csv.DictReader[str], path: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a table, checked. Raises: ValueError: as `_curves`."""
+    """Yield the rows of a table, checked. Raises: ValueError: as `_curves`."""
     for row in reader:
         where = f"report.published: {path}: row {reader.line_num - 1}"
         if None in row or None in row.values():

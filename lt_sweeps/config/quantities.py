@@ -1,8 +1,8 @@
-"""`Quantity`: what a measured number is called, in which unit it is shown, and which way is better.
+"""`Quantity`: the name of a measured number, its unit, and whether low values are better.
 
 A name is `[end_|best_|hard_]val_KIND` or `..._test_KIND`. The kind is `loss`, `accuracy` or a
-metric of a task: `test_r2`. The kind `metric` stands for the one that a cell's task is judged by,
-so `test_metric` is `test_accuracy` of a classification. Nothing else asks what a name means.
+metric of a task: `test_r2`. The kind `metric` stands for the main metric of the cell's task: for a
+classification, `test_metric` is `test_accuracy`. Only this module interprets the names of metrics.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from dataclasses import dataclass
 from lt_sweeps.config.spelling import nearest
 
 OWN = "metric"
-"""The kind that stands for the metric by which a task is judged."""
+"""The kind that stands for the main metric of a task."""
 ACCURACY = "accuracy"
-"""The kind that judges a classification; its records do not name it."""
+"""The main metric of a classification, whose records do not name it."""
 _PLACES = tuple(f"{when}{split}" for when in ("", "end_", "best_") for split in ("test", "val"))
 METRICS = (
     *(f"{place}_{what}" for place in _PLACES for what in (ACCURACY, "loss")),
     *("reported_step", "best_step", "train_steps", "seconds"),
 )
-"""The metrics that every record has a column of."""
+"""The metrics for which every record has a column."""
 
 _NAME = re.compile(r"((?:(?:end|best|hard)_)?(?:val|test)_)(\w+)")
 _LOWER = {"loss", "mse", "mae", "rmse", "perplexity", "error", "nll", "bits_per_byte", "wer"}
 _WRITTEN = {"r2": "R2", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC", "f1": "F1"}
 _WHOLE = {"best_step": "early-stop step"}
-_POINTS, _PART = 0.005, 1.0  # margins of `auto`: a difference of fractions, a percent of the others
+_POINTS, _PART = 0.005, 1.0  # margin `auto`: a difference of fractions, otherwise a percent
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A metric by its name in a record; a task says which of its own metrics are better low."""
+    """A metric, by its name in a record. A task declares which of its metrics are better low."""
 
     name: str
     lower_is_better: bool = False
 
     @classmethod
     def of(cls, name: str) -> Quantity:
-        """A metric whose direction no record tells: a loss and an error are better low."""
+        """Return a metric whose direction no record states: losses and errors are better low."""
         return cls(name, kind_of(name) in _LOWER)
 
     @property
@@ -50,32 +50,32 @@ class Quantity:
 
     @property
     def judges(self) -> bool:
-        """Whether a task may be judged by it: an evaluation, and not its loss."""
+        """Whether it can be the main metric of a task: an evaluated metric other than the loss."""
         return self.kind not in (self.name, "loss")
 
     @property
     def is_fraction(self) -> bool:
-        """Whether it lies in [0, 1], is shown in percent, and its differences in points."""
+        """Whether its values are in [0, 1], shown in percent, and its differences in points."""
         return self.name.endswith(ACCURACY)
 
     @property
     def scale(self) -> float:
-        """The factor from the records to the unit that is shown."""
+        """The factor from the unit of the records to the unit that is shown."""
         return 100.0 if self.is_fraction else 1.0
 
     @property
     def digits(self) -> int:
-        """Decimals in which it is shown."""
+        """The number of decimals that are shown."""
         return 2 if self.is_fraction else 4
 
     @property
     def file_name(self) -> str:
-        """The name of its figure."""
+        """The file name of its figure."""
         return ACCURACY if self.name == f"test_{ACCURACY}" else self.name
 
     @property
     def words(self) -> str:
-        """As a sentence says it: `test accuracy`, `test R2`."""
+        """Its name in a sentence: `test accuracy`, `test R2`."""
         if self.name in _WHOLE:
             return _WHOLE[self.name]
         *parts, last = self.name.split("_")
@@ -83,27 +83,27 @@ class Quantity:
 
     @property
     def kind_words(self) -> str:
-        """Without its split: `accuracy`, `R2`."""
+        """Its name in a sentence, without the split: `accuracy`, `R2`."""
         return _WRITTEN.get(self.kind, self.kind).replace("_", " ")
 
     @property
     def label(self) -> str:
-        """As an axis says it: with its unit, or with its direction where that is not known."""
+        """Its name on an axis, with its unit, or with its direction if readers may not know it."""
         if self.is_fraction:
             return f"{self.words} (%)"
-        # Everybody knows of a loss that it is better low.
+        # Every reader knows that a loss is better low.
         told = self.lower_is_better and self.kind != "loss"
         return f"{self.words} (lower is better)" if told else self.words
 
     def worth(self, value: float) -> float:
-        """A number that is larger where the metric is better."""
+        """Return a number that is larger if the metric is better."""
         return -value if self.lower_is_better else value
 
     def margin(self, given: float | str, dense: float) -> float:
-        """The absolute difference that `report.margin` or `report.equivalence` stands for.
+        """Return the absolute difference that `report.margin` or `report.equivalence` stands for.
 
-        `auto` is half a point of a fraction. Half a point means nothing for an error or a
-        perplexity, whose unit is anybody's, so there it is one percent of the dense network's.
+        For a fraction, `auto` is half a percentage point. An error or a perplexity can have any
+        unit, so there `auto` is one percent of the dense network's value.
         """
         if isinstance(given, str):
             if given == "auto" and self.is_fraction:
@@ -112,28 +112,31 @@ class Quantity:
         return given
 
     def limit(self, given: float | str, dense: float) -> float:
-        """The worst value that is not inferior to `dense` by the margin."""
+        """Return the worst value that is not inferior to `dense`, given the margin."""
         margin = self.margin(given, dense)
         return dense + margin if self.lower_is_better else dense - margin
 
     def margin_text(self, given: float | str) -> str:
-        """A margin as a reader says it: `0.5 points`, `1% of dense`."""
+        """Format a margin for a reader: `0.5 points`, `1% (relative)`."""
         if isinstance(given, str) and not (given == "auto" and self.is_fraction):
             return f"{percent_of(given):g}% (relative)"
         return self.difference_text(self.margin(given, math.nan))
 
     def difference_text(self, difference: float, *, digits: int = 6, signed: bool = False) -> str:
-        """A difference with its unit: `0.5 points`, `0.03`; a signed one with all its decimals."""
+        """Format a difference with its unit: `0.5 points`, `0.03`.
+
+        A signed difference has all its decimals.
+        """
         shown = self.scale * difference
         text = fixed(shown, self.digits, sign="+") if signed else significant(shown, digits)
         return f"{text} point{'s' * (text != '1')}" if self.is_fraction else text
 
     def number_text(self, value: float) -> str:
-        """A value with its unit: `12.3%`, `0.8123`."""
+        """Format a value with its unit: `12.3%`, `0.8123`."""
         return f"{significant(self.scale * value, 4)}{'%' if self.is_fraction else ''}"
 
     def value_text(self, value: float) -> str:
-        """A value as a table shows it, without its unit; one without an end has fewer decimals."""
+        """Format a value for a table, without its unit; from 1000 on with 4 significant digits."""
         shown = self.scale * value
         return fixed(shown, self.digits) if abs(shown) < 1000 else significant(shown, 4)
 
@@ -142,65 +145,68 @@ TEST_ACCURACY = Quantity(f"test_{ACCURACY}")
 
 
 def significant(value: float, digits: int) -> str:
-    """A number of so many digits, as 160 or 30600; with an exponent only beyond a million."""
+    """Format a number with so many significant digits: 160, 30600.
+
+    Large numbers have an exponent only from a million on.
+    """
     text = f"{value:.{digits}g}"
     return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
 
 
 def fixed(value: float, decimals: int, *, sign: str = "") -> str:
-    """A number of so many decimals; one that rounds to 0 has no minus: 0.00, or +0.00."""
+    """Format a number with so many decimals; one that rounds to 0 has no minus: 0.00, or +0.00."""
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # -0.0 + 0.0 is 0.0
 
 
 def percent_of(given: str) -> float:
-    """The percent that a relative margin names; NaN for any other text."""
+    """Return the percentage in a relative margin, 1 for `auto`; NaN for any other text."""
     percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", given)
     return _PART if given == "auto" else float(percent[1]) if percent else math.nan
 
 
 def kind_of(name: str) -> str:
-    """`r2` of `best_val_r2`; the name itself of anything but an evaluation."""
-    found = _NAME.fullmatch(name)
-    return found[2] if found else name
+    """Return `r2` for `best_val_r2`; if the name is not an evaluated metric, the name itself."""
+    matched = _NAME.fullmatch(name)
+    return matched[2] if matched else name
 
 
 def named(name: str, own: str) -> str:
-    """The name in which `own` stands for the task's metric: `test_r2` for `test_metric`."""
-    found = _NAME.fullmatch(name)
-    return f"{found[1]}{own}" if found and found[2] == OWN else name
+    """Replace the kind `metric` by the task's main metric, `own`: `test_metric` -> `test_r2`."""
+    matched = _NAME.fullmatch(name)
+    return f"{matched[1]}{own}" if matched and matched[2] == OWN else name
 
 
 def on_validation(name: str) -> str:
-    """The same metric of the validation set: `best_val_r2` for `best_test_r2`."""
-    found = _NAME.fullmatch(name)
-    return f"{found[1].replace('test', 'val')}{found[2]}" if found else name
+    """Return the name of the same metric on validation data: `best_val_r2` for `best_test_r2`."""
+    matched = _NAME.fullmatch(name)
+    return f"{matched[1].replace('test', 'val')}{matched[2]}" if matched else name
 
 
 def looks_at_test(name: str) -> bool:
-    """Whether it is measured on the test set."""
-    found = _NAME.fullmatch(name)
-    return bool(found and "test" in found[1])
+    """Whether the metric is measured on the test set."""
+    matched = _NAME.fullmatch(name)
+    return bool(matched and "test" in matched[1])
 
 
 def names_of(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Every name of a report's metrics, where tasks measure metrics of these kinds as well."""
+    """Return all metric names that a report accepts if tasks also measure these kinds."""
     own = [f"{place}_{kind}" for kind in dict.fromkeys([OWN, *kinds]) for place in _PLACES]
     return tuple(dict.fromkeys([*METRICS, *own]))
 
 
 def names_measured(kinds: Collection[str]) -> tuple[str, ...]:
-    """Every name of the metrics of tasks that measure these kinds beside their loss."""
+    """Return all metric names of tasks that measure these kinds in addition to their loss."""
     names = names_of(kind for kind in kinds if kind != ACCURACY)
     return tuple(name for name in names if ACCURACY in kinds or kind_of(name) != ACCURACY)
 
 
 def is_name(name: object) -> bool:
-    """Whether it could be the name of a metric; which there are, a task says."""
+    """Whether `name` has the form of a metric's name; a task decides whether the metric exists."""
     return name in METRICS or bool(isinstance(name, str) and _NAME.fullmatch(name))
 
 
 def check_name(where: str, name: object, known: Collection[str]) -> None:
-    """Raises: ValueError: the name is not among the known ones."""
+    """Raises: ValueError: `name` is not among the `known` names."""
     if name not in known:
         test = f"test_{name}"  # `val_accuracy` looks more like `accuracy`
         hint = f"; did you mean `{test}`?" if test in known else nearest(str(name), known)
@@ -208,7 +214,7 @@ def check_name(where: str, name: object, known: Collection[str]) -> None:
 
 
 def check_form(where: str, names: Sequence[object]) -> None:
-    """Raises: ValueError: one of them cannot be a metric of any task."""
+    """Raises: ValueError: one of the names cannot be a metric of any task."""
     for name in names:
         if not is_name(name):
             check_name(where, name, names_of(()))

@@ -14,18 +14,18 @@ from lt_sweeps.config.durations import Duration, steps
 from lt_sweeps.config.identity import identity_of
 from lt_sweeps.config.spelling import listed, paired
 
-FAMILY = "recipes"  # the first part of these names in stage keys, for ever
-# Keys that came after results, at the values without a part in stage keys.
+FAMILY = "recipes"  # the first part of these names in stage keys; it must never change
+# Keys that were added after results existed, with the values at which stage keys omit them.
 _LATER: dict[str, Any] = {"clip": None}
-_TRIED = 20  # steps of a learning-rate schedule that are tried when a plan is made
+_TRIED = 20  # number of steps at which a plan tries a learning-rate schedule
 
 Given = Annotated[Mapping[str, Any], "a mapping with `_target_`"]
-"""A function or class of torch's or of a user's, with its arguments."""
+"""A function or class of torch, or a user-defined one, with its arguments."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimizer, learning rate at a step, batch size, length and augmentation, all in steps."""
+    """Optimizer, learning rate, batch size, length and augmentation; all times are in steps."""
 
     optimizer: str | Call
     lr: float
@@ -49,7 +49,7 @@ class Recipe:
     clip: Call | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the optimizer would ignore: a setting never silently does nothing."""
+        """Refuse values out of range, and settings that the optimizer would silently ignore."""
         sgd, own = self.optimizer == "sgd", isinstance(self.optimizer, Call)
         betas_fit = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         checks = {
@@ -88,11 +88,11 @@ class Recipe:
 
     @property
     def unreached(self) -> tuple[int, ...]:
-        """The milestones at which no step is left to take."""
+        """The milestones at or after the last step, which have no effect."""
         return tuple(step for step in self.milestones if step >= self.length)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of the update that leads from `step` to `step + 1`."""
+        """Return the learning rate of the update from `step` to `step + 1`."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         after, length = step - self.warmup, max(1, self.length - self.warmup)
@@ -109,7 +109,7 @@ class Recipe:
         return {key: _as_json(value) for key, value in counted.items()} | identity_of(type(self))
 
     def batches(self) -> dict[str, Any]:
-        """What its batches depend on: all that a score takes from a recipe."""
+        """Return the settings that determine the batches; a score uses no others of a recipe."""
         keys = ("batch_size", "steps_per_epoch", "augment", "order")
         return {key: _as_json(getattr(self, key)) for key in keys}
 
@@ -140,25 +140,27 @@ def recipe(
     evaluate_every: Duration = "1ep",
     clip: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe on a training set of `train_size` images.
+    """Build the recipe for a training set of `train_size` images.
 
     Args:
         milestones: when the learning rate is multiplied by `gamma`.
         warmup: how long the learning rate rises linearly to `lr`.
-        optimizer: sgd, adam, adamw, or the `_target_` of a class of `torch.optim`, or of one alike,
-            with its arguments but for `params` and `lr`.
-        decay: `step` follows the milestones, `cosine` falls to 0 at the end; the others, and what a
-            `_target_` may be, are in `lt_sweeps.config.decays`.
-        clip: `{norm: 1.0}` or `{value: 0.5}` of each replicate's gradient, or a `_target_`, a
-            function that changes the gradients that it gets by name.
-        label_smoothing: the part of a training label that is spread over all classes. Losses of
-            evaluations are computed without it.
+        optimizer: sgd, adam, adamw, or the `_target_` of a class of `torch.optim`, or of a class
+            with the same interface, with its arguments except `params` and `lr`.
+        decay: `step` follows the milestones, `cosine` falls to 0 at the end. The other schedules,
+            and the functions that a `_target_` may name, are described in
+            `lt_sweeps.config.decays`.
+        clip: `{norm: 1.0}` or `{value: 0.5}` of each replicate's gradient, or the `_target_` of a
+            function that changes gradients in place; it receives them by parameter name.
+        label_smoothing: the fraction of a training label that is spread over all classes. The
+            losses of evaluations are computed without it.
         augment: `crop_flip` is a random crop after 4 pixels of zero padding, and a random flip;
             `resized_crop_flip` a crop of 8 to 100 % of the area and an aspect of 3/4 to 4/3,
             resized bilinearly, and a random flip. A `_target_`, or a list of them, is called on
-            each image by itself: a transform of torchvision's v2, or a function of `image`.
-        order: `same` draws the same batches at every level, `fresh` new ones at each level. A
-            training that goes on with trained weights (fine-tuning, another round) draws new ones.
+            each image separately: a transform of torchvision's v2, or a function of `image`.
+        order: `same` draws the same batches at every level, `fresh` new batches at each level. A
+            training that continues from trained weights (fine-tuning, another round) draws new
+            batches.
         drop_last: leave out the last batch of an epoch if it is not full.
         evaluate_every: the time between two evaluations on the validation set.
     """
@@ -210,7 +212,7 @@ def _optimizer(given: str | Mapping[str, Any]) -> str | Call:
 
 
 def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str | Call:
-    """The schedule that a recipe names, called at some steps to see that it gives factors."""
+    """Return the schedule that a recipe names, after calling it at some steps to check it."""
     if isinstance(given, str) and given in ("step", "cosine"):
         return given
     config = {"_target_": f"lt_sweeps.config.decays.{given}"} if isinstance(given, str) else given
@@ -229,9 +231,11 @@ def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str |
 
 
 def _factor(call: Call, step: int, length: int, per_epoch: int) -> float:
-    """What a schedule multiplies the rate by. Raises: ValueError: that is no number of 0 or more.
+    """Return the factor by which a schedule multiplies the learning rate.
 
-    A negative factor would climb the loss without a word.
+    With a negative factor the training would silently climb the loss.
+
+    Raises: ValueError: the factor is not a number of 0 or more.
     """
     factor = call(step=step, length=length, steps_per_epoch=per_epoch)
     if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
@@ -271,9 +275,9 @@ def _clip(given: Mapping[str, Any] | None) -> Call | None:
 
 
 def _name(value: Any) -> str:
-    """The name in stage keys of what is no JSON: a default of other people's functions.
+    """Return a name for stage keys of a default that is not JSON, in a function from elsewhere.
 
-    Raises: ValueError: its text has an address, which is another one in the next process.
+    Raises: ValueError: its text contains a memory address, which differs in the next process.
     """
     name = getattr(value, "__qualname__", None) or str(value)
     if re.search(r" at 0x[0-9a-f]+", name):
@@ -285,8 +289,8 @@ def _name(value: Any) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    """A value for a stage key: calls count by their functions and arguments."""
-    if isinstance(value, Call):  # the defaults of other people's functions may be no JSON
+    """Convert a value for a stage key: a call becomes its function and arguments."""
+    if isinstance(value, Call):  # defaults of functions from elsewhere may not be JSON
         return json.loads(json.dumps(value.identity(), default=_name))
     if isinstance(value, tuple):
         return [_as_json(inner) for inner in cast("tuple[Any, ...]", value)]

@@ -1,8 +1,8 @@
-"""`ReportConfig`: what a sweep's report looks like, as its experiment's yaml says under `report:`.
+"""`ReportConfig`: the layout of a sweep's report, from the keys under `report:` in its experiment.
 
 `conf/report/_keys.yaml` lists every key with its default and its meaning; a test compares the two.
-A report's config does not belong to a result: the manifest keeps it beside the cells, and no stage
-key, cell signature or record depends on it. Figures can be drawn in another way at any time.
+A report's config is not part of a result: the manifest stores it next to the cells, and no stage
+key, cell signature or record depends on it. So figures can be drawn differently at any time.
 
     # @package _global_
     report:
@@ -10,7 +10,7 @@ key, cell signature or record depends on it. Figures can be drawn in another way
       lines: [mask_criterion]
       labels: {large_final: large final, random: random}
       baseline: large_final
-      published: [{file: deconstructing_criteria}] # of conf/published/, or
+      published: [{file: deconstructing_criteria}] # a file of conf/published/, or
         - label: large_final
           source: arXiv:1905.01067
           where: {model: fc, dataset: mnist}
@@ -56,9 +56,9 @@ REPORT_FILES = (
     "index",
     "report",
 )
-"""The files of a report that no figure is called by."""
+"""The other files of a report: no figure may have one of these names."""
 FIGURE_GETS = ("analysis", "records")
-"""What a figure of a user's may name among its arguments."""
+"""The arguments that the framework passes to a user-defined figure if it names them."""
 BANDS = {
     "range": "range over seeds",
     "sd": "± 1 standard deviation over seeds",
@@ -72,10 +72,11 @@ _MASKS_AT = "a list of sparsities between 0 and 1: [0.5, 0.9]"
 
 @dataclass(frozen=True)
 class Published:
-    """Published numbers, drawn beside a line: `label` is the name of a line, or a new name.
+    """Published numbers, drawn next to a line: `label` is the name of a line, or a new name.
 
     A metric has `points`, each [sparsity, value]; an endpoint has one `value`. `where` names the
-    model and the data set, and other groups if need be: the numbers are drawn where all fit.
+    model and the data set, and other groups if needed: the numbers are drawn only in panels that
+    match all of them.
     """
 
     label: str
@@ -88,7 +89,7 @@ class Published:
     def __post_init__(self) -> None:
         if self.metric not in ENDPOINTS:
             check_form("report.published.metric", [self.metric])
-        # A number of CIFAR-10 beside a curve of MNIST would look like a failed reproduction.
+        # A number of CIFAR-10 next to a curve of MNIST would look like a failed reproduction.
         if missing := [group for group in ("model", "dataset") if not self.where.get(group)]:
             raise ValueError(
                 f"report.published: {self.label} names no {' and no '.join(missing)}; give "
@@ -114,7 +115,7 @@ class Published:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """How the report draws a sweep; the keys are explained in `conf/report/_keys.yaml`."""
+    """The keys under `report:`; `conf/report/_keys.yaml` explains them."""
 
     title: str | None = None
     figures: list[Any] | None = None
@@ -172,7 +173,7 @@ class ReportConfig:
         object.__setattr__(self, "published", published)
 
     def check_margins(self, metric: Quantity) -> None:
-        """Raises: ValueError: a margin of a fraction is 1 or more: no value lies outside it."""
+        """Raises: ValueError: the margin of a fraction is 1 or more, so no value can exceed it."""
         for key in ("margin", "equivalence"):
             given = getattr(self, key)
             if metric.is_fraction and isinstance(given, int | float) and given >= 1:
@@ -182,7 +183,7 @@ class ReportConfig:
                 )
 
     def chooser(self, metric: str) -> str:
-        """The metric that picks the best of several tickets in a figure of `metric`."""
+        """Return the metric that selects the best of several tickets in a figure of `metric`."""
         return on_validation(metric) if self.select == "validation" else metric
 
 
@@ -190,9 +191,9 @@ KEYS = tuple(key.name for key in fields(ReportConfig))
 
 
 def layout(keys: Mapping[str, Any]) -> ReportConfig:
-    """The config of a report that the keys under `report:` describe.
+    """Build a report's config from the keys under `report:`.
 
-    Raises: ValueError naming the key, what was given and what is allowed.
+    Raises: ValueError: a key is unknown or its value is not allowed; the message names both.
     """
     if isinstance(keys.get("figures"), str):  # `report.figures=curves`
         keys = {**keys, "figures": [keys["figures"]]}
@@ -200,7 +201,10 @@ def layout(keys: Mapping[str, Any]) -> ReportConfig:
 
 
 def frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, Any]:
-    """The keys of a report with what its files hold now: a sweep does not follow later edits."""
+    """Return a report's keys with the current content of the files that they name.
+
+    So the report of a sweep does not change if these files are edited later.
+    """
     content: dict[str, Any] = {}
     if isinstance(published := report.get("published"), list):
         content["published"] = with_files(published)
@@ -210,9 +214,9 @@ def frozen_report(report: Config, config_dirs: Sequence[Path]) -> Mapping[str, A
 
 
 def named_figures(figures: Any, config_dirs: Sequence[Path]) -> Any:
-    """`report.figures` with the yaml of each figure of a user's in the place of its name.
+    """Return `report.figures` with the name of each user-defined figure replaced by its yaml.
 
-    Raises: ValueError: it does not name a function, or one that does not take its arguments.
+    Raises: ValueError: a yaml does not name a function, or the function refuses its arguments.
     """
     if not isinstance(figures, list):
         return figures
@@ -220,7 +224,7 @@ def named_figures(figures: Any, config_dirs: Sequence[Path]) -> Any:
 
 
 def figure_call(figure: Mapping[str, Any]) -> Call:
-    """The function of a user's figure. Raises: ValueError: as `Call.of`."""
+    """Return the function of a user-defined figure. Raises: ValueError: as `Call.of`."""
     config = {key: value for key, value in figure.items() if key != "name"}
     return Call.of(config, where=f"report.figures: {figure['name']}", supplied=FIGURE_GETS)
 
@@ -243,7 +247,7 @@ def _with_yaml(figure: Any, config_dirs: Sequence[Path]) -> Any:
 def _check_own_figure(figure: Mapping[str, Any]) -> None:
     name = figure.get("name")
     plain = isinstance(name, str) and re.fullmatch(r"[A-Za-z]\w*", name)
-    # The figure of a metric is called by it: a file that two figures write would be the last one's.
+    # A metric's figure has the metric's name. If two figures wrote one file, the last would win.
     metric = str(name).partition("_by_")[0]
     taken = name in (*FIGURES, *REPORT_FILES, "profile") or metric == ACCURACY or is_name(metric)
     if not plain or taken or not isinstance(figure.get("_target_"), str):
@@ -263,7 +267,7 @@ def _published(entry: Any) -> Published:
 
 
 def _check_margin(key: str, given: float | str, *, least: float) -> None:
-    """Raises: ValueError: neither a difference nor a part of the dense network's."""
+    """Raises: ValueError: it is neither a difference nor a percentage of the dense value."""
     low, high = (percent_of(given), 100.0) if isinstance(given, str) else (given, float("inf"))
     if not least <= low < high:
         or_null = ", or null" if least else ""

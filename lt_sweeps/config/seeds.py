@@ -1,7 +1,7 @@
 """Seeds and draws: randomness as a pure function of (seed, purpose, index).
 
-Nothing random is saved or restored. A draw is made again from its seed, purpose and index, so
-neither the pack nor a resume nor the device can change it.
+Nothing random is saved or restored. A draw is computed again from its seed, purpose and index, so
+it does not depend on the pack, on a resume or on the device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROLES = ("init", "order", "augment", "noise")
 
 @dataclass(frozen=True, order=True)
 class Seed:
-    """One replicate's seed, with the roles that have another seed.
+    """One replicate's seed; `apart` has the roles that use another seed.
 
     `init` draws the weights, `order` the batches, `augment` the augmentation; `noise` is for
     criteria, ties and masks.
@@ -35,7 +35,7 @@ class Seed:
 
     @classmethod
     def of(cls, value: Any, apart: Mapping[str, Any] | None = None) -> Seed:
-        """Raises: ValueError: a seed that is not a whole number from 0 up, or an unknown role."""
+        """Raises: ValueError: a seed is not a whole number from 0 up, or a role is unknown."""
         if not isinstance(apart, Mapping | None):
             raise ValueError(
                 f"seeds: got {apart!r}; give a role its own seed, such as seeds.init=7 "
@@ -59,28 +59,32 @@ class Seed:
 
 
 def draw(seed: int, purpose: str, *index: int | str) -> int:
-    """A 63-bit number that depends on its arguments alone."""
+    """Return a 63-bit number that depends only on the arguments."""
     text = "/".join(map(str, (seed, purpose, *index)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def draws(seed: int, purpose: str, *index: int | str, last: Iterable[int]) -> np.ndarray:
-    """`draw(seed, purpose, *index, i)` for each `i` of `last`, in a third of the time: `[N]`."""
+    """Return `draw(seed, purpose, *index, i)` for each `i` in `last`, in a third of the time.
+
+    Shape `[N]`.
+    """
     start = "/".join(map(str, (seed, purpose, *index)))
     digests = b"".join([hashlib.sha256(f"{start}/{i}".encode()).digest() for i in last])
     return (np.frombuffer(digests, ">u8")[::4] >> 1).astype(np.int64)
 
 
 def generator(seed: int, purpose: str, *index: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on its arguments alone."""
+    """Return a CPU generator whose stream depends only on the arguments."""
     return torch.Generator().manual_seed(draw(seed, purpose, *index))
 
 
 def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping[str, Tensor]:
-    """What `compute` returns, if it returns the same when it is called again.
+    """Call `compute` twice, and return its result if both calls give the same tensors.
 
-    A person's function that draws from a global generator, or counts its calls, is no function of
-    the seed. In between the two calls the global generators change, so such a function shows.
+    A user-defined function that draws from a global generator, or counts its calls, is not a
+    function of the seed. The global generators start from different seeds in the two calls, which
+    reveals such a function.
 
     Raises:
         ValueError: the second call returns something else.
@@ -100,10 +104,10 @@ def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute the body in one thread, as every worker does.
+    """Run the body in one thread, as every worker does.
 
-    A sum of another number of threads is rounded otherwise, and so is an orthogonal matrix. What
-    an audit or a notebook computes again must be what the training began with.
+    With another number of threads, sums are rounded differently, and so are orthogonal matrices. An
+    audit or a notebook must recompute exactly the values that the training began with.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -114,10 +118,11 @@ def one_thread() -> Iterator[None]:
 
 
 def seed_torch(number: int) -> None:
-    """`torch.manual_seed` for the devices that are in use.
+    """Do the same as `torch.manual_seed`, but only for the devices in use.
 
-    That one also formats the whole call stack for each kind of device that is not, which takes half
-    a millisecond: longer than a reset of a small network, or a step with dropout.
+    `torch.manual_seed` also formats the whole call stack for each kind of device that is not in
+    use, which takes half a millisecond: longer than a reset of a small network, or a step with
+    dropout.
     """
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
@@ -126,7 +131,7 @@ def seed_torch(number: int) -> None:
 
 @contextmanager
 def global_draws(number: int) -> Iterator[None]:
-    """Start the global generators of torch, numpy and Python anew; put them back afterwards."""
+    """Seed the global generators of torch, numpy and Python; restore their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_torch(number)

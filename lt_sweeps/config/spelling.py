@@ -1,4 +1,4 @@
-"""What a misspelled name may have meant, and which names are allowed in its place."""
+"""Text for a misspelled name: the name that may be meant, and the names that are allowed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
-    """`; did you mean `x`?` if something allowed is close to `word`, else nothing.
+    """Return `; did you mean `x`?` if an allowed name is similar to `word`, otherwise nothing.
 
-    Case does not count, nor does a folder that both are in: `deconstructing/criteria`.
+    Case is ignored, and so is a folder that both names are in: `deconstructing/criteria`.
     """
     folder = word[: word.rfind("/") + 1]
     inside = [name for name in allowed if name.startswith(folder)]
@@ -22,20 +22,23 @@ def nearest(word: str, allowed: Collection[str]) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Names or numbers as a person lists them, and not as Python prints a list: `a, b`, or `none`.
+    """Join names or numbers for a sentence, without Python's brackets: `a, b`, or `none`.
 
-    A name that holds a comma, as that of a line may, stands in backquotes.
+    A name that contains a comma, as the name of a line may, is put in backquotes.
     """
     return ", ".join(f"`{text}`" if "," in text else text for text in map(str, values)) or "none"
 
 
 def paired(values: Mapping[Any, Any]) -> str:
-    """Names with their values, as a yaml has them: `a: 1, b: 2`."""
+    """Format names with their values as in a yaml: `a: 1, b: 2`."""
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str:
-    """`mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`."""
+    """Return the message for an unknown name.
+
+    For example `mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`.
+    """
     names = sorted(allowed)
     within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
     near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"

@@ -1,4 +1,4 @@
-"""`SweepSpec`: what a config's own `hydra.sweeper` asks for, as command lines."""
+"""`SweepSpec`: the sweep that a config defines in its `hydra.sweeper`, as command lines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lt_sweeps.config.spelling import listed, unknown
 class SweepSpec:
     """The keys of `hydra.sweeper`; `conf/hydra/sweeper/cells.yaml` explains them.
 
-    `params` are the swept keys. `variants` are sweeps side by side, each on top of `params`.
-    `defaults_for` holds, by group and option, the keys that go with an option; `model,method` are
-    the keys that go with a combination of two.
+    `params` are the swept keys. Each of the `variants` is a sweep of its own, on top of `params`.
+    `defaults_for` has, by group and option, the keys that are set together with an option; under
+    `model,method` it has the keys for a combination of two options.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -41,21 +41,21 @@ class SweepSpec:
         return cls(**spec)
 
     def command_lines(self, composer: Composer, words: Sequence[str]) -> Iterator[list[str]]:
-        """The command lines that `words` stand for: one for each variant and option with defaults.
+        """Yield the command lines that `words` stand for: one per variant and option with defaults.
 
-        Raises: ValueError: an option without defaults, where the others need some.
+        Raises: ValueError: an option has no defaults, but all options with defaults set a key.
         """
         variants = [variant for variant in self.variants.values() if variant is not None] or [{}]
         for variant in variants:
             params = {key: value for key, value in self.params.items() if key not in variant}
             lines = [[*_added({**params, **variant}, words), *words]]
-            # A combination says more than its parts, so it comes first: what is there is not set.
+            # Defaults of a combination come first: a key that is already set is not set again.
             for group in sorted(self.defaults_for, key=lambda group: -group.count(",")):
                 lines = [new for line in lines for new in self._completed(composer, line, group)]
             yield from lines
 
     def _completed(self, composer: Composer, line: list[str], group: str) -> Iterator[list[str]]:
-        """A line for each of its options of a group, or of several, with what goes with it."""
+        """Yield a line for each chosen option of a group (or combination), with its defaults."""
         groups, defaults = group.split(","), self.defaults_for[group]
         others = [word for word in line if key_of(word) not in groups]
         axes = [composer.options(line, name) for name in groups]
@@ -70,7 +70,7 @@ class SweepSpec:
 
 
 def _check_mapping(key: str, value: Any, depth: int) -> None:
-    """Raises: ValueError: it is no mapping, of mappings to this depth; the deepest may be null."""
+    """Raises: ValueError: it is not a mapping, nested to this depth; the innermost may be null."""
     if not isinstance(value, dict):
         raise ValueError(f"{key}: got {value!r}; give a mapping")
     for name, inner in value.items() if depth else ():
@@ -85,9 +85,9 @@ def _check_known(
     defaults: Mapping[str, Mapping[str, Any] | None],
     line: Sequence[str],
 ) -> None:
-    """An option that an experiment does not define needs the keys that all defined ones set."""
-    # A model that nobody thought of would otherwise be trained on the data and by the recipe that
-    # the config happens to hold: VGG-16 on MNIST, without a word.
+    """For an option without defaults, require the keys that all options with defaults set."""
+    # Otherwise a model that the experiment does not define would silently be trained with the data
+    # and the recipe that the config happens to have: VGG-16 on MNIST.
     defined = {name: keys for name, keys in defaults.items() if keys}
     there = {key_of(word) for word in line}
     missing = [
@@ -104,11 +104,11 @@ def _check_known(
 
 
 def _added(defaults: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Defaults as overrides, without those that are null or that `overrides` set themselves.
+    """Return defaults as overrides, without those that are null or that `overrides` already set.
 
-    A default `dataset.normalize` beside a default `dataset` goes with that option, and with no
-    other that `overrides` choose instead. A default `model.init` goes with every net: it is what
-    an experiment asks of those that `overrides` choose.
+    A default `dataset.normalize` next to a default `dataset` belongs to that option, so it is
+    dropped if `overrides` choose another. A default `model.init` applies to every net, also to nets
+    that `overrides` choose.
     """
     keys = {key_of(override) for override in overrides}
     replaced = (keys & defaults.keys()) - {"model"}
@@ -120,7 +120,7 @@ def _added(defaults: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A value in the grammar of overrides; a string is taken as it is."""
+    """Format a value in the grammar of overrides; a string is left unchanged."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):

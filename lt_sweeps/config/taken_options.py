@@ -1,7 +1,8 @@
-"""Which of the given keys a cell takes, and the refusal of one that no cell takes.
+"""Find the keys that a cell does not accept, and refuse a key that no cell accepts.
 
-A method takes the groups that its function names, and an option the keys that its yaml has. A key
-that only some cells of a multirun take is laid over those, and the plan names the others.
+A method accepts the groups that are parameters of its function, and an option accepts the keys in
+its yaml. A key that only some cells of a multirun accept is set for those cells, and the plan names
+the others.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _WITHOUT_TARGET = {
 
 
 def check_targets(config: Mapping[str, Any], choices: Mapping[str, str | None]) -> None:
-    """Raises: ValueError: the yaml of an option names no function, or one that is not there."""
-    _check_target("method", config, choices)  # first: it says which groups are taken
+    """Raises: ValueError: the yaml of an option names no function, or one that does not exist."""
+    _check_target("method", config, choices)  # first: it says which groups are used
     for group in groups_taken(config["method"]):
         _check_target(group, config, choices)
 
@@ -55,9 +56,9 @@ def _check_target(group: str, config: Mapping[str, Any], choices: Mapping[str, s
 
 
 def groups_taken(method: Mapping[str, Any]) -> tuple[str, ...]:
-    """The groups whose options count in what a method does.
+    """Return the groups that a method uses.
 
-    A method that searches by another method takes what that one takes.
+    If a method searches by another method, both must accept a group.
     """
     names = set(Call(method["_target_"]).names)
     search = method.get("search")
@@ -67,7 +68,7 @@ def groups_taken(method: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def group_of(key: str) -> str | None:
-    """The group that a key chooses an option of, or lies in; None for any other key."""
+    """Return the group that a key chooses an option of or is in; None for any other key."""
     first = key.partition(".")[0]
     return first if first in GROUPS else None
 
@@ -82,14 +83,14 @@ def has_key(config: Any, key: str) -> bool:
 
 
 def untaken(keys: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of the keys that the options of a config lack, or that its method does not take."""
+    """Return the keys that the config's options lack, or that its method does not accept."""
     ours = [key for key in keys if group_of(key)]
     ignored = set(SUPPLIED) - set(groups_taken(config["method"])) if ours else ()
     return tuple(key for key in ours if group_of(key) in ignored or not has_key(config, key))
 
 
 def refuse_untaken(cells: Sequence[Cell]) -> None:
-    """Raises: ValueError: no cell takes one of the keys; it says what their options take."""
+    """Raises: ValueError: no cell accepts one of the keys; the message lists the accepted keys."""
     for key in dict.fromkeys(key for cell in cells for key in cell.untaken):
         if all(key in cell.untaken for cell in cells):
             reasons = dict.fromkeys(_reason(key, cell) for cell in cells)
@@ -97,7 +98,7 @@ def refuse_untaken(cells: Sequence[Cell]) -> None:
 
 
 def not_taken(key: str, cell: Cell) -> str:
-    """`gmp takes no mask_criterion`, `snip takes no mask_criterion.final`."""
+    """Say which option ignores a key: `gmp takes no mask_criterion`."""
     group = group_of(key)
     ignored = group not in groups_taken(cell.config["method"])
     return f"{cell.choices.get('method' if ignored else str(group))} takes no {key}"
@@ -115,7 +116,7 @@ def _reason(key: str, cell: Cell) -> str:
 
 
 def _unlisted(key: str, cell: Cell, option: str | None) -> str:
-    """A hint, where a key's function has an argument that the option's yaml does not list."""
+    """Return a hint if a key's function has an argument that the option's yaml does not list."""
     config: Any = cell.config
     *above, name = key.split(".")
     for part in above:
@@ -127,7 +128,7 @@ def _unlisted(key: str, cell: Cell, option: str | None) -> str:
 
 
 def _names(config: Any, key: str) -> Iterator[str]:
-    """What could stand in the place of a key that a config lacks, as it would be written."""
+    """Yield the keys that could replace a key that a config lacks, as a user would type them."""
     above: list[str] = []
     for name in key.split(".")[:-1]:
         if not isinstance(config.get(name), Mapping):

@@ -1,8 +1,8 @@
-"""Which functions a stored config may name: reading somebody's results runs none of their code.
+"""Check which functions a stored config names, so that reading results runs no foreign code.
 
-A config names functions by import path (`_target_`), and planning it imports and calls them. What a
-person composes is that person's; a config that is read from a folder may be anybody's. So a command
-that reads one calls `check_trusted` before anything is made of it.
+A config names functions by import path (`_target_`), and planning the config imports and calls
+them. A config that a user composes is the user's own; a config that is read from a folder may be
+anybody's. So a command that reads a stored config calls `check_trusted` before it uses the config.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from lt_sweeps.config.user_code import targets
 OURS = __name__.partition(".")[0]
 _LOSS = r"torch\.nn\.functional\.(\w+_loss|(binary_)?cross_entropy(_with_logits)?)"
 _OPEN = re.compile(rf"torch\.optim\.[A-Z]\w*|torchvision\.transforms\.v2\.[A-Z]\w*|{_LOSS}")
-"""What a config may name of torch and torchvision: nothing that runs code named by an argument."""
+"""What a config may name in torch and torchvision: nothing that runs code named by an argument."""
 _TARGET = re.compile(r"_target_\s*[:=]\s*([\w.,]+)")
 
 
 def trusted_modules(given: str | Collection[str] | None) -> tuple[str, ...]:
-    """The modules of `trust=mylab,theirlab.nets`, or of a list of their names.
+    """Return the modules in `trust=mylab,theirlab.nets`, or in a list of their names.
 
-    Raises: ValueError: one is not the name of a module.
+    Raises: ValueError: a name cannot be the name of a module.
     """
     names = given.split(",") if isinstance(given, str) else given or ()
     names = tuple(filter(None, names if isinstance(names, Collection) else [names]))
@@ -36,11 +36,11 @@ def trusted_modules(given: str | Collection[str] | None) -> tuple[str, ...]:
 
 
 def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> None:
-    """Check every function that a stored config names, however deep in it.
+    """Check every function that a stored config names, at any depth.
 
     Args:
-        where: the file that holds the config; it opens the error.
-        trust: modules, or packages of modules, whose functions may run too.
+        where: the file that holds the config; the error begins with it.
+        trust: modules, or packages of modules, whose functions may run in addition.
 
     Raises: ValueError: a function is neither an option of this package nor in a trusted module.
     """
@@ -55,17 +55,17 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
 
 
 def own_modules(config: Any) -> list[str]:
-    """The modules of the functions that a config names and that are no options of this package."""
+    """Return the modules of the functions in a config that are not options of this package."""
     texts = {target for target in targets(config) if isinstance(target, str)}
     return sorted({target.rpartition(".")[0] for target in texts if not is_ours(target)})
 
 
 def is_ours(target: str) -> bool:
-    """Whether a function is an option of this package: one that a yaml of its `conf/` names, or
-    a loss or an optimizer of torch, or a transform of torchvision.
+    """Whether a function is an option of this package, so that a stored config may name it.
 
-    No other function of the package counts, because its modules lead to those that they import:
-    `lt_sweeps.x.os.system` runs any command.
+    Such functions are named by a yaml of our `conf/`, or are a loss or an optimizer of torch, or a
+    transform of torchvision. Other functions of the package do not count, because a path can lead
+    through a module to the modules that it imports: `lt_sweeps.x.os.system` runs any command.
     """
     return target in _options() or _OPEN.fullmatch(target) is not None
 
@@ -83,7 +83,7 @@ def _is_module(name: str) -> bool:
 
 @functools.cache
 def _options() -> frozenset[str]:
-    """The functions that the yamls of the package name."""
-    found = (_TARGET.findall(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
-    names = {name for names in found for name in ",".join(names).split(",")}
+    """Return the functions that the yamls of the package name."""
+    matches = (_TARGET.findall(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
+    names = {name for names in matches for name in ",".join(names).split(",")}
     return frozenset(name for name in names if name.startswith(f"{OURS}."))

@@ -1,10 +1,10 @@
-"""The code of users that a result depends on: a module and what it imports, found but not run.
+"""Find the user-defined code that a result depends on, a module and its imports; none of it runs.
 
-A user's function counts in a result's identity by the source of its module and of every module of
-the user's that this one imports: at its top, inside a function, by a relative name, in a circle.
-Of an installed package the version counts, and the checksums that its installer has listed. Not
-seen are modules whose names are put together while the code runs, and files that the code opens
-without being given their names: an argument that names a file makes its content count.
+A user-defined function is identified by the source of its module and of every user-defined module
+that this one imports: at the top, inside a function, by a relative name, in a circle. An installed
+package is identified by its version and by the checksums that its installer listed. Two things are
+not seen: modules whose names are put together while the code runs, and files that the code opens
+without being given their names. If an argument names a file, its content counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from lt_sweeps.config.keys import GROUPS
 
-# What this package stands on does not count for its own functions, and so not for a user's.
+# The dependencies of this package are not part of any identity, of our functions or a user's.
 _SHARED = {
     *("PIL", "filelock", "hydra", "jinja2", "lt_sweeps", "matplotlib", "numpy", "omegaconf"),
     *("pandas", "psutil", "pyarrow", "rich", "safetensors", "scipy", "sklearn", "statsmodels"),
@@ -41,7 +41,7 @@ _PYTHON = {
 
 
 def is_installed(file: Path) -> bool:
-    """Whether a file is one of an installed package."""
+    """Whether a file belongs to an installed package."""
     return not _SITE.isdisjoint(file.parts)
 
 
@@ -52,12 +52,12 @@ def is_of_python(file: Path) -> bool:
 
 @functools.cache
 def code_behind(*modules: str) -> dict[str, str]:
-    """A hash by name of these modules and all that they import: modules, and installed packages.
+    """Return a hash, by name, of these modules and of all modules and packages that they import.
 
-    Python's own modules and the packages that this one requires are left out.
+    Python's own modules and the packages that this package requires are left out.
 
     Raises:
-        ValueError: a module's source cannot be found or read, or is not what Python runs.
+        ValueError: a module's source cannot be found or read, or is not the code that Python runs.
     """
     hashes: dict[str, str] = {}
     waiting, seen = list(modules), set[str]()
@@ -89,19 +89,19 @@ def code_behind(*modules: str) -> dict[str, str]:
 
 
 def code_named(*configs: Mapping[str, Any]) -> dict[str, str]:
-    """The code behind the functions that configs of cells name by `_target_`, as `code_behind`."""
+    """Return `code_behind` of the functions that configs of cells name by `_target_`."""
     options = [config.get(group) for config in configs for group in (*GROUPS, "task")]
     return code_behind(*sorted(set(modules_named(options))))
 
 
 def modules_named(values: Any) -> Iterator[str]:
-    """The module of each function that a `_target_` in some values names, however deep."""
+    """Yield the module of each function that a `_target_` in `values` names, at any depth."""
     modules = (_module_of(target) for target in targets(values) if isinstance(target, str))
     return filter(None, modules)
 
 
 def targets(values: Any) -> Iterator[Any]:
-    """What each `_target_` in some values says, however deep it stands."""
+    """Yield the content of each `_target_` in `values`, at any depth."""
     if isinstance(values, Mapping):
         if "_target_" in values:
             yield values["_target_"]
@@ -113,14 +113,14 @@ def targets(values: Any) -> Iterator[Any]:
 
 @functools.cache
 def _module_of(target: str) -> str:
-    """The module of a function by its import path, which may name a class around it too."""
+    """Return the module of a function's import path, which may also name a class around it."""
     while target and _spec(target) is None:
         target = target.rpartition(".")[0]
     return target
 
 
 def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """A hash of the content of each file that an argument names, by argument.
+    """Return, by argument, a hash of the content of each file that an argument names.
 
     A file in a list or a mapping counts too: as `paths.0`, or `paths.vocabulary`.
 
@@ -140,7 +140,7 @@ def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each text among some values and in their lists and mappings, with its place."""
+    """Yield each string in `values`, also in lists and mappings, with its dotted name."""
     for name, value in values.items():
         if isinstance(value, str):
             yield name, value
@@ -153,7 +153,7 @@ def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # no path: too long, or with a zero byte
+    except (OSError, ValueError):  # not a path: too long, or with a zero byte
         return False
 
 
@@ -164,7 +164,7 @@ def _content(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, which may be larger than memory."""
+    """Return the sha256 of a file, which may be larger than memory."""
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -173,7 +173,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lies. Unlike `importlib.util.find_spec` this runs no package around it."""
+    """Find a module. Unlike `importlib.util.find_spec`, this runs no package around the module."""
     if name in sys.modules:
         return getattr(sys.modules[name], "__spec__", None)
     parent, path = name.rpartition(".")[0], None
@@ -187,7 +187,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _file(name: str) -> Path | None:
-    """The file of a module; None for a namespace, a built-in module, and any other name."""
+    """Return a module's file; None for a namespace, a built-in module, and any other name."""
     spec = _spec(name)
     if spec is None:
         file = getattr(sys.modules.get(name), "__file__", None)  # a script has a file and no spec
@@ -204,7 +204,7 @@ def _read(file: Path, name: str) -> bytes:
 
 
 def _parsed(content: bytes) -> ast.Module | None:
-    """The code without comments and layout; None for what is not valid Python."""
+    """Parse code, without comments and layout; None if it is not valid Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python gives them when it imports the module
@@ -214,10 +214,11 @@ def _parsed(content: bytes) -> ast.Module | None:
 
 
 def _check_compiled(file: Path, tree: ast.Module, size: int, name: str) -> None:
-    """Raises: ValueError: Python takes other code from its cache than the file holds.
+    """Raises: ValueError: Python would run code from its cache that differs from the file.
 
-    It takes a file of equal size and time, in seconds, for the one that it compiled: so are two
-    variants from one archive, or two that a script writes within a second.
+    Python uses its cache if the file has the same size and time, in seconds, as the file that it
+    compiled. Two variants from one archive can agree in both, as can two that a script writes
+    within a second.
     """
     compiled = Path(importlib.util.cache_from_source(str(file)))
     try:
@@ -230,7 +231,7 @@ def _check_compiled(file: Path, tree: ast.Module, size: int, name: str) -> None:
             code = compile(tree, str(file), "exec", dont_inherit=True)
         same = marshal.loads(cached[16:]) == code
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, RecursionError):
-        return  # Python itself says what is wrong, or compiles the file
+        return  # Python itself reports the error, or compiles the file
     if not same:
         raise ValueError(
             f"`{name}`: Python runs {compiled}, which was compiled from other code than {file} "
@@ -239,13 +240,13 @@ def _check_compiled(file: Path, tree: ast.Module, size: int, name: str) -> None:
 
 
 def _without_layout(tree: ast.Module) -> bytes:
-    """Code as one text, which is the same in every version of Python from 3.10 on."""
+    """Return code as one text, which is the same in every version of Python from 3.10 on."""
     shown: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
     return ast.dump(tree, **shown).replace(", type_params=[]", "").encode()
 
 
 def names_imported(content: bytes, name: str) -> Iterator[str]:
-    """What may be a module among the names that the code of a module imports.
+    """Yield the imported names in a module's code that may be modules.
 
     The code of a package has the name `PACKAGE.__init__`.
     """
@@ -254,7 +255,7 @@ def names_imported(content: bytes, name: str) -> Iterator[str]:
 
 
 def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
-    """What may be a module among the names that a module imports; the rest are names in one."""
+    """Yield the imported names that may be modules; the others are names inside a module."""
     for node in ast.walk(tree):
         match node:
             case ast.Import():
@@ -267,22 +268,22 @@ def _imports(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
                 func=ast.Attribute(attr="import_module")
                 | ast.Name(id="import_module" | "__import__")
             ):
-                given = dict(zip(("name", "package"), node.args, strict=False))
-                given |= {str(keyword.arg): keyword.value for keyword in node.keywords}
-                word, package = _literal(given.get("name")), _literal(given.get("package"))
-                # Dots count from the package that it is given, or else from its own.
+                passed = dict(zip(("name", "package"), node.args, strict=False))
+                passed |= {str(keyword.arg): keyword.value for keyword in node.keywords}
+                word, package = _literal(passed.get("name")), _literal(passed.get("package"))
+                # Dots count from the package that is given, or otherwise from the module's own.
                 yield (
                     _absolute(word, package, True) if package else _absolute(word, name, is_package)
                 )
 
 
 def _literal(node: ast.expr | None) -> str:
-    """The text that an argument is; nothing where it is made while the code runs."""
+    """Return the text of an argument; empty if the text is computed while the code runs."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _exported(package: str) -> Iterator[str]:
-    """What `from PACKAGE import *` may import of its modules: those that `__all__` lists."""
+    """Yield the names that `from PACKAGE import *` may import as modules: those in `__all__`."""
     file = _file(package)
     tree = _parsed(_read(file, package)) if file is not None and file.suffix == ".py" else None
     for node in ast.walk(tree) if tree is not None else ():
@@ -297,7 +298,7 @@ def _exported(package: str) -> Iterator[str]:
 
 
 def _absolute(imported: str, name: str, is_package: bool) -> str:
-    """The full name of what the module `name` imports as `imported`, which may begin with dots."""
+    """Return the full name of `imported`, which may begin with dots, in the module `name`."""
     rest = imported.lstrip(".")
     dots = len(imported) - len(rest)
     if not dots:
@@ -309,7 +310,7 @@ def _absolute(imported: str, name: str, is_package: bool) -> str:
 
 @functools.cache
 def _release(package: str) -> str | None:
-    """A hash of an installed package's version and code as its installer listed them, if it did."""
+    """Hash an installed package's version and listed code; None if it has no metadata."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:

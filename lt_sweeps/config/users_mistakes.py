@@ -1,4 +1,4 @@
-"""Where an error arose in a user's own file, in one line."""
+"""Describe an error that arose in a user's own file, with its place, in one line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lt_sweeps.config.user_code import is_installed, is_of_python
 
 
 def raised_in(error: BaseException) -> str | None:
-    """`FILE:LINE: KIND: what it says` of an error in a user's own file; None for any other.
+    """Return `FILE:LINE: KIND: MESSAGE` of an error in a user's own file; None for any other.
 
-    Libraries aside, the innermost frame says whose mistake it is.
+    The innermost frame outside libraries decides whose mistake it is.
     """
     ours = Path(__file__).parents[1]
     frames = [(Path(f.filename), f.lineno) for f in extract_tb(error.__traceback__)]
@@ -29,5 +29,5 @@ def raised_in(error: BaseException) -> str | None:
 
 
 def told_by(error: BaseException) -> str:
-    """What an error says in one line, with its place in a user's file; else its kind at least."""
+    """Describe an error in one line: with its place in a user's file, or its text, or its kind."""
     return raised_in(error) or " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which values of a yaml fit the type of a parameter, and how a person is told of the type."""
+"""Check yaml values against the types of parameters, and describe these types to a user."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _WORDS = {
 
 
 def check_keys(config: Any, keys: Mapping[str, Any], *, where: str) -> None:
-    """Check a part of a yaml that no function takes as it is; `keys` has the type of each value.
+    """Check a part of a yaml that is not passed to a function; `keys` has the type of each value.
 
-    Raises: ValueError: it is no mapping, or has an unknown key or a value of another type.
+    Raises: ValueError: it is not a mapping, or has an unknown key or a value of the wrong type.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"{where}: got {config!r}; give {', '.join(keys)}")
@@ -38,7 +38,7 @@ def check_keys(config: Any, keys: Mapping[str, Any], *, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a yaml or JSON value may stand where `hint` is the type (unknown hints accept)."""
+    """Whether a yaml or JSON value has the type `hint`; an unknown `hint` accepts any value."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -67,22 +67,22 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def wanted_instead(value: Any, hint: Any) -> str:
-    """What to give in the place of a value that does not fit: the type, and what may be meant."""
+    """Say what to give instead of a value that does not fit: its type, and what may be meant."""
     return f"{_readable(hint)}{_meant(value, hint)}"
 
 
 def _meant(value: Any, hint: Any) -> str:
-    """A value that fits instead: the fraction of a percentage (`90%`), or a list of one value."""
+    """Suggest a value that fits: the fraction for a percentage (`90%`), or a list of one value."""
     if isinstance(value, str) and (percent := re.fullmatch(r"(\d+\.?\d*) ?%", value)):
         return f"; did you mean {float(percent[1]) / 100:g}?" if fits(0.5, hint) else ""
     if isinstance(value, list) and value and all(fits(item, hint) for item in value):
         return f"; to try each, write {','.join(map(str, value))} without brackets"
-    alone = fits([value], hint) and not fits([object()], hint)  # a list of anything says nothing
+    alone = fits([value], hint) and not fits([object()], hint)  # no hint if any list fits
     return f"; did you mean [{value}]?" if alone else ""
 
 
 def _readable(hint: Any) -> str:
-    """What a person may write for a parameter annotated `hint`."""
+    """Describe the values that a user may write for a parameter annotated `hint`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return inner[1]

@@ -1,4 +1,4 @@
 """Whole files on disk: tickets with their checksums, records of cells, and the folder of a sweep.
 
-Door: `store.Store`, `run_folder.RunFolder` and `sweep_folder.SweepFolder`.
+Start at `store.Store`, `run_folder.RunFolder` and `sweep_folder.SweepFolder`.
 """

@@ -1,4 +1,4 @@
-"""Why a ticket that records name is not there: lost, or dropped on purpose (no torch)."""
+"""Explain why a ticket that records name is missing: lost, or dropped on purpose (no torch)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 DROPPED = "prune-store or keep= has dropped it"
-"""How a reason begins that is no fault."""
+"""The beginning of the reason for a ticket that was dropped on purpose."""
 
 
 def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]:
-    """Why tickets that are not there are not, and what computes them again.
+    """Say why tickets are missing, and which command computes them again.
 
     Args:
-        cells: for each ticket that is not there, the name of a cell whose records name it.
+        cells: for each missing ticket, the name of a cell whose records name it.
 
-    Returns nothing of a ticket whose cell no sweep under the root has trained: it was imported.
+    A ticket is left out if no sweep under the root has trained its cell: it was imported.
     """
     dropped, sweeps = read_dropped(root), _sweeps(root) if cells else {}
     reasons = {}
@@ -28,22 +28,22 @@ def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]
         if cell not in sweeps:
             continue
         sweep = sweeps[cell]
-        again = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
+        command = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
         if seed not in dropped.get(key, ()):
-            reasons[key, seed] = f"lost, though {cell} records it; {again} computes it again"
+            reasons[key, seed] = f"lost, though {cell} records it; {command} computes it again"
             continue
-        if sweep.manifest.cells[0].config.get("keep", "all") != "all":  # it would go again
-            again = f"the command of sweep {sweep.folder.name} with keep=all"
-        first = f"remove {root / 'runs' / cell}, then {again} computes it again"
+        if sweep.manifest.cells[0].config.get("keep", "all") != "all":  # dropped again
+            command = f"the command of sweep {sweep.folder.name} with keep=all"
+        first = f"remove {root / 'runs' / cell}, then {command} computes it again"
         reasons[key, seed] = f"{DROPPED}; {first}"
     return reasons
 
 
 def why_file_absent(path: Path) -> str:
-    """Why a file of a root's tickets is not there; nothing where no record names it."""
+    """Say why the file of a ticket is missing; empty if no record names the ticket."""
     root, key, (seed, _, moment) = path.parents[2], path.parent.name, path.stem.partition("@")
     if moment not in ("", "best") and path.with_name(f"{seed}.safetensors").exists():
-        return ""  # a snapshot, of which records say nothing
+        return ""  # a snapshot, which records do not name
     for records in sorted(root.glob(f"runs/*/{seed}/records.jsonl")):
         if key in records.read_text(errors="replace"):
             cell = f"{records.parent.parent.name}/{seed}"
@@ -52,7 +52,7 @@ def why_file_absent(path: Path) -> str:
 
 
 def _sweeps(root: Path) -> dict[str, SweepFolder]:
-    """The sweep that has trained a cell, by the cell's name; a damaged manifest names none."""
+    """Return cell name -> the sweep that trained the cell; a damaged manifest is left out."""
     sweeps = {}
     for path in sorted((root / "sweeps").glob("*/manifest.json")):
         sweep = SweepFolder(path.parent)

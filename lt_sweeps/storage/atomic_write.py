@@ -1,4 +1,4 @@
-"""Writes files that are whole or absent: a temporary file, fsync, rename."""
+"""Write files that are whole or absent: a temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO, er
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it is an error of a file system that may pass, so that waiting helps."""
+    """Whether an error of the file system may be temporary, so that waiting helps."""
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool:
     """Write `content` so that a reader sees all of it or none, even if the machine crashes.
 
-    With `first_wins` a file that exists already stays. Returns whether `content` was written.
+    With `first_wins` an existing file is kept. Returns whether `content` was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by `tempfile`: only their owner could read its files, and a lab shares its results.
+    # Not `tempfile`, because only the owner can read its files, and a lab shares its results.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -55,14 +55,14 @@ def write_whole(path: Path, content: bytes, *, first_wins: bool = False) -> bool
 
 
 def json_lines(values: Iterable[object]) -> bytes:
-    """The content of a file of lines of JSON."""
+    """Return the content of a file with one JSON value per line."""
     return "".join(f"{json.dumps(value)}\n" for value in values).encode()
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Append whole lines to a file, which a kill may cut short: the last line is then no line.
+    """Append whole lines to a file; if the process is killed, the last line may be cut short.
 
-    The caller holds a lock: a network file system does not order the appends of two machines.
+    The caller must hold a lock: a network file system does not order the appends of two machines.
     """
     if os.path.lexists(path) and not path.is_file():
         set_aside(path, "no file")
@@ -70,7 +70,7 @@ def append_whole(path: Path, content: bytes) -> None:
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            content = b"\n" + content  # what was cut short stays a line of its own
+            content = b"\n" + content  # a line that was cut short stays separate
         try:
             while content:
                 content = content[os.write(descriptor, content) :]

@@ -1,7 +1,7 @@
-"""Reads files that somebody else may have cut, changed or replaced: a value, or one typed error.
+"""Read files that may have been cut, changed or replaced: return a value or raise a typed error.
 
-Every file of ours is read through here. A pipe, a folder or a loop of links in a file's place is
-damage too, and is found without waiting for it.
+This package reads all its files through this module. A pipe, a folder or a loop of links in place
+of a file counts as damage too, and is detected without blocking.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import fits
 
 _NO_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.ENAMETOOLONG}
-# What PyYAML raises for a text that is not yaml: `!!bool x` is a KeyError, `!!timestamp x` another.
+# The errors of PyYAML for invalid yaml: a KeyError for `!!bool x`, others for other tags.
 _NOT_YAML = (
     *(yaml.YAMLError, ValueError, OverflowError, RecursionError),
     *(LookupError, AttributeError, TypeError),
 )
-_MOST = 1_000_000  # values in a yaml; a few lines of aliases can stand for billions
+_MOST = 1_000_000  # the most values in a yaml; a few lines of aliases can make billions
 T = TypeVar("T")
 _log = logging.getLogger("lt_sweeps")
 
@@ -47,19 +47,19 @@ class DamagedFile(ValueError):
 
 
 class NewerFormat(ValueError):
-    """A file of a later version of this package: it is right, and this version must leave it."""
+    """A file that a later version of this package wrote: it is valid, and must be left alone."""
 
 
 def read_file(path: Path, most: int = -1) -> bytes:
-    """The content of a file, or its first `most` bytes.
+    """Return the content of a file, or its first `most` bytes.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedFile: a folder or something else lies in its place.
-        OSError: the file system fails; the file may be right.
+        FileNotFoundError: the file does not exist.
+        DamagedFile: the path is a folder or something else that is not a regular file.
+        OSError: the file system failed; the file may be valid.
     """
     try:
-        # O_NONBLOCK: a pipe that nobody writes to would keep `open` waiting for ever.
+        # O_NONBLOCK: otherwise `open` would wait forever on a pipe without a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _NO_FILE:
@@ -75,7 +75,7 @@ def read_file(path: Path, most: int = -1) -> bytes:
 
 
 def read_json(path: Path, hint: Callable[..., T]) -> T:
-    """The JSON in a file as a value of type `hint`.
+    """Read the JSON in a file as a value of type `hint`.
 
     Raises: FileNotFoundError, DamagedFile, OSError: as `read_file`.
     """
@@ -87,7 +87,7 @@ def read_json(path: Path, hint: Callable[..., T]) -> T:
 
 
 def read_lines(path: Path, hint: Callable[..., T]) -> list[T]:
-    """The lines of JSON in a file that grows, as values of type `hint`; a missing file has none.
+    """Read the JSON lines of a file that grows, as values of type `hint`; a missing file has none.
 
     A line that is damaged, or was cut short, is left out.
 
@@ -105,9 +105,9 @@ def read_lines(path: Path, hint: Callable[..., T]) -> list[T]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value, read strictly: no key twice, no NaN or infinity, no half characters.
+    """Parse JSON strictly: no duplicate keys, no NaN or infinity, no lone surrogates.
 
-    Raises: ValueError: it is not valid JSON.
+    Raises: ValueError: the text is not valid JSON.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -119,7 +119,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("not valid JSON (nested too deeply)") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error})") from None
-    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a character, which no file can hold
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # a surrogate; alone, it cannot be encoded
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -143,7 +143,7 @@ def _finite(text: str) -> float:
 
 
 def read_yaml(path: Path) -> Any:
-    """The yaml in a file: mappings by name, lists and plain values, and no objects.
+    """Read the yaml in a file: mappings by name, lists and plain values, but no objects.
 
     Raises: FileNotFoundError, DamagedFile, OSError: as `read_file`.
     """
@@ -158,14 +158,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def _loaded_yaml(text: str) -> Any:
-    """Parsed by libyaml, ten times as fast as PyYAML, which says better what is wrong."""
+    """Parse yaml with libyaml, ten times as fast as PyYAML, whose errors are clearer."""
     with suppress(*_NOT_YAML):
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return yaml.safe_load(text)
 
 
 def _plain(value: Any) -> bool:
-    """Whether a yaml holds JSON values alone, and not too many; an alias may be of itself."""
+    """Whether a yaml has only JSON values, and not too many; an alias may contain itself."""
     waiting, seen = [(value, 0)], 0
     while waiting:
         (inner, depth), seen = waiting.pop(), seen + 1
@@ -174,18 +174,18 @@ def _plain(value: Any) -> bool:
         if isinstance(inner, dict):
             if not all(isinstance(name, str) for name in inner):
                 return False
-            waiting += [(each, depth + 1) for each in inner.values()]
+            waiting += [(member, depth + 1) for member in inner.values()]
         elif isinstance(inner, list):
-            waiting += [(each, depth + 1) for each in inner]
+            waiting += [(member, depth + 1) for member in inner]
         elif not isinstance(inner, str | int | float | None):
             return False
     return True
 
 
 def typed(hint: Any, value: Any) -> Any:
-    """A JSON value as `hint` says: dataclasses, mappings, sequences and tuples of plain values.
+    """Convert a JSON value to the type `hint`: dataclass, mapping, sequence, tuple or plain value.
 
-    Raises: ValueError: it is of another type; the message names the field.
+    Raises: ValueError: the value has another type; the message names the field.
     """
     if is_dataclass(hint):
         return _as_dataclass(hint, value)
@@ -197,25 +197,25 @@ def typed(hint: Any, value: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return value if inner[1] is Any else {k: typed(inner[1], v) for k, v in value.items()}
     if isinstance(origin, type) and issubclass(origin, Sequence) and isinstance(value, list):
-        return [typed(inner[0], each) for each in value]
+        return [typed(inner[0], member) for member in value]
     if origin is tuple or hint is Config or not fits(value, hint):
-        raise ValueError(f"{shortened(value)} where it has another type")
+        raise ValueError(f"got {shortened(value)}, which has the wrong type")
     return value
 
 
 def _as_dataclass(kind: Any, value: Any) -> Any:
     hints, needed = _fields(kind)
     if not isinstance(value, dict):
-        raise ValueError(f"{shortened(value)} where it has {listed(sorted(hints))}")
+        raise ValueError(f"got {shortened(value)}; it is an object with {listed(sorted(hints))}")
     if wrong := sorted((needed - value.keys()) | (value.keys() - hints)):
-        raise ValueError(f"without or with unknown {listed(wrong)}; it has {listed(sorted(hints))}")
-    made = {}
+        raise ValueError(f"missing or unknown {listed(wrong)}; it has {listed(sorted(hints))}")
+    typed_values = {}
     for name, inner in value.items():
         try:
-            made[name] = typed(hints[name], inner)
+            typed_values[name] = typed(hints[name], inner)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return kind(**made)
+    return kind(**typed_values)
 
 
 @functools.cache
@@ -229,7 +229,7 @@ def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
 
 
 def shortened(value: Any) -> str:
-    """A value for a message of one line."""
+    """Format a value for a message of one line, cut if it is long."""
     text = repr(value)
     return text if len(text) < 60 else f"{text[:56]} ..."
 
@@ -238,11 +238,11 @@ def check_format(path: Path, stated: Any, ours: str, *, by: str = "") -> None:
     """Check the format that a file states.
 
     Args:
-        by: the version that wrote the file, where that is known.
+        by: the version that wrote the file, if that is known.
 
     Raises:
-        NewerFormat: a later version wrote it.
-        DamagedFile: it is of another kind or version.
+        NewerFormat: a later version wrote the file.
+        DamagedFile: the format is of another kind or an earlier version.
     """
     if stated == ours:
         return
@@ -258,5 +258,5 @@ def check_format(path: Path, stated: Any, ours: str, *, by: str = "") -> None:
 
 @functools.cache
 def say_unused(fault: str) -> None:
-    """Warn of a file that is there and is not used; once, however often it is looked at."""
+    """Warn that a file exists but is not used; once, however often the file is read."""
     _log.warning("%s; it is not used", fault)

@@ -1,6 +1,7 @@
-"""Tickets that `prune-store` has dropped, as `<root>/tickets/dropped.jsonl` names them (no torch).
+"""Tickets that `prune-store` has dropped, listed in `<root>/tickets/dropped.jsonl` (no torch).
 
-A ticket that is not stored counts as missing, unless it stands here and records hold its results.
+A ticket that is not stored counts as missing, unless it is listed there and records hold its
+results.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:
 
 
 def read_dropped(root: Path) -> Mapping[str, frozenset[str]]:
-    """The files that were dropped, by stage; they may have been computed again since.
+    """Return the files that were dropped, by stage; they may have been computed again since.
 
-    What a line that is damaged had named counts as missing, and is computed again.
+    A damaged line is skipped: the tickets that it listed count as missing and are computed again.
     """
     path = _path(root)
     return _read(path, seen) if (seen := version(path)) is not None else {}
@@ -43,7 +44,7 @@ def _read(path: Path, seen: str) -> Mapping[str, frozenset[str]]:
 
 
 def dropped_sentence(root: Path, units: Iterable[UnitName]) -> str:
-    """How many tickets of these units are not there any more; nothing if all are."""
+    """Say how many tickets of these units were dropped and are still missing; empty if none."""
     dropped = read_dropped(root)
     if not dropped:
         return ""

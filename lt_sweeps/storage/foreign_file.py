@@ -1,4 +1,4 @@
-"""Reads the file of weights that other code wrote; none of its code runs."""
+"""Read a file of weights that other code wrote, without running any of that code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lt_sweeps.storage.store import tensors_in
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, by name.
+    """Read the tensors of a safetensors file, by name.
 
-    Raises: DamagedFile, OSError: it cannot be read.
+    Raises: DamagedFile, OSError: the file cannot be read.
     """
     content = read_file(path)
     try:
@@ -26,14 +26,15 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a file of torch holds: tensors, and containers and numbers beside them.
+    """Read a file that torch wrote: tensors, and containers and numbers next to them.
 
-    Torch's own message is not passed on: it advises to load the file in the way that runs its code.
+    Torch's own error message is not passed on, because it advises to load the file in a way that
+    runs its code.
 
-    Raises: DamagedFile, OSError: it cannot be read, or only by running code that it names.
+    Raises: DamagedFile, OSError: the file cannot be read, or only by running code that it names.
     """
     content = read_file(path)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a parser of pickles raises anything for other bytes
+    except Exception:  # a pickle parser may raise anything for other bytes
         raise DamagedFile(path, "cannot be read as a file of tensors and nothing else") from None

@@ -1,4 +1,4 @@
-"""Locks between processes that leave no file behind, also on a file system without file locks."""
+"""Locks between processes that leave no file behind, even on a file system without file locks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from lt_sweeps.storage.atomic_write import set_aside
 
-_LEASE = 60.0  # seconds after which the lock of a dead process expires, without file locks
+_LEASE = 60.0  # seconds until a dead process's lock expires, without file locks
 
 
 class _PassingLock(FileLock):
     """A file lock whose file is removed while the lock is still held.
 
-    Another process may have opened the file before. When it gets the lock, the file that it holds
-    has no name any more; `filelock` sees that, and begins anew with the file of that name.
+    Another process may have opened the file before. When that process gets the lock, the file that
+    it opened has no name any more; `filelock` detects this, and starts again with the file that now
+    has the name.
     """
 
     def _release(self) -> None:
         with suppress(OSError):
-            # Where a person has removed our file, the file of that name is another holder's.
+            # If a person has removed our file, the file of that name belongs to another holder.
             if os.path.samestat(os.fstat(self._context.lock_file_fd), os.lstat(self.lock_file)):  # pyright: ignore[reportArgumentType]
                 os.unlink(self.lock_file)
         super()._release()
@@ -32,14 +33,14 @@ class _PassingLock(FileLock):
 def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
     """Take the lock of a path; None if another process still has it after `wait` seconds.
 
-    The caller releases it: `with` on a lock that is taken would take it a second time. Where the
-    lock is held in one place only, `locked` is safer.
-    The kernel frees the lock when its process dies, however it dies; the server of a network file
-    system frees it when the node dies. A file system without locks gets a lease instead, which its
-    holder renews: it expires a minute after the holder dies.
+    The caller must release the lock, but not with `with`, which would take it a second time. If the
+    lock is held in one block only, `locked` is safer. The kernel frees the lock when its process
+    dies, however it dies; the server of a network file system frees it when the node dies. On a
+    file system without locks, a lease is used instead, which its holder renews: it expires a minute
+    after the holder dies.
 
     Args:
-        wait: -1 waits for ever.
+        wait: -1 waits forever.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -52,7 +53,7 @@ def lock(path: Path, *, wait: float = -1) -> BaseFileLock | None:
 
 @contextmanager
 def locked(path: Path, *, wait: float = -1) -> Iterator[bool]:
-    """Hold the lock of a path within the block; False if another process has it for so long."""
+    """Hold the lock of a path within the block; yields False if the lock was not free in time."""
     held = lock(path, wait=wait)
     try:
         yield held is not None

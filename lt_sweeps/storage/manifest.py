@@ -1,7 +1,7 @@
-"""`Manifest`: the frozen cells, stages and packs of one sweep, as its manifest.json holds them.
+"""`Manifest`: the frozen cells, stages and packs of one sweep, stored in its manifest.json.
 
-A worker reads the manifest of its sweep and nothing else of the configuration, so that editing a
-yaml while packs wait changes nothing in them. It is written and read here alone, without torch.
+A worker reads no configuration except the manifest of its sweep, so editing a yaml while packs wait
+does not change them. Only this module writes and reads manifests; it does not import torch.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ UnitName = tuple[str, str]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute; none of it changes a result."""
+    """Where and how to compute; these settings do not change a result."""
 
     device: str = "cpu"
     backend: str = "auto"
     deterministic: bool = True  # on a GPU, only kernels that repeat their bytes
     checkpoint_every: float = 60.0
     code_version: str = ""
-    profile: str = ""  # "time" or "trace": what is measured, and nothing else changes
+    profile: str = ""  # "time" or "trace": what to measure; results do not change
 
 
 @dataclass(frozen=True)
 class FrozenStage:
-    """A training as a manifest describes it: steps of the recipe, and the trainings before it."""
+    """A training in a manifest: the steps of its recipe, and the trainings that it needs."""
 
     level: int
     start: int
     end: int
     kind: str  # stages of one kind take about as long per step
-    needs: Sequence[str]  # keys
+    needs: Sequence[str]  # keys of stages
 
 
 @dataclass(frozen=True)
 class FrozenPack:
-    """Units that train together, and all that computing them takes.
+    """Units that train together, and everything that is needed to compute them.
 
-    `cells` are the numbers of the cells that it advances, `moments` the snapshots to save by stage,
-    `job` is the name of the job that it was submitted in.
+    `cells` are the numbers of the cells that need these units, `moments` the snapshots to save by
+    stage, `job` is the name of the job in which the pack was submitted.
     """
 
     name: str
@@ -74,22 +74,23 @@ class FrozenPack:
     job: str | None = None
 
     def part(self, units: Sequence[UnitName]) -> FrozenPack:
-        """The pack of some of these units."""
+        """Return a pack of only these units."""
         keys = {key for key, _ in units}
         moments = {key: wanted for key, wanted in self.moments.items() if key in keys}
         return replace(self, name=pack_name(self.level, units), units=units, moments=moments)
 
     def halves(self) -> list[FrozenPack]:
-        """Its two halves, by the order of its units."""
+        """Return the two halves of the pack, in the order of its units."""
         middle = (len(self.units) + 1) // 2
         return [self.part(self.units[:middle]), self.part(self.units[middle:])]
 
 
 @dataclass(frozen=True)
 class FrozenCell:
-    """A cell as it was submitted. `levels` are those of the stages that are results, by key.
+    """A cell as it was submitted.
 
-    `labels` are the options by group; None for a group that the cell's method does not take.
+    `levels` has the level of each stage that is a result, by key. `labels` has the option of each
+    group; None for a group that the cell's method does not take.
     """
 
     signature: str
@@ -101,17 +102,17 @@ class FrozenCell:
 
     @property
     def units(self) -> list[UnitName]:
-        """All that has to be computed for it."""
+        """All units that must be computed for the cell."""
         return [(key, self.seed) for key in self.stages]
 
     @property
     def name(self) -> str:
-        """`<signature>/<seed>`, its folder below `runs`."""
+        """`<signature>/<seed>`, the cell's folder in `runs`."""
         return f"{self.signature}/{self.seed}"
 
 
 def cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
-    """The numbers of the cells that each unit advances."""
+    """Return the numbers of the cells that need each unit."""
     numbers: dict[UnitName, list[int]] = {}
     for number, cell in enumerate(cells):
         for unit in cell.units:
@@ -121,20 +122,21 @@ def cells_by_unit(cells: Sequence[FrozenCell]) -> dict[UnitName, list[int]]:
 
 @dataclass(frozen=True)
 class Launcher:
-    """How a sweep was started, which is how it is resumed."""
+    """How a sweep was started; it is resumed in the same way."""
 
     name: str = "local"
     cwd: str = ""
-    profile: Mapping[str, Any] = field(default_factory=dict)  # of a cluster's jobs
+    profile: Mapping[str, Any] = field(default_factory=dict)  # settings of a cluster's jobs
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A sweep: `content` is the digest of its cells' names, `reports` how experiments are drawn.
+    """A sweep: its cells, the work that they need, and how to report them.
 
-    `data` are digests of what the data sets hold, by their functions and arguments. `search` is the
-    search whose trials it holds: such a sweep grows by cells; any other has those it began with.
-    `words` are the overrides that a person typed last, for a reader of the report.
+    `content` is the digest of the cells' names. `reports` has the report keys of each experiment.
+    `data` has digests of the content of data sets, by their functions and arguments. `search` is
+    the search whose trials the sweep holds: such a sweep gets more cells over time, any other sweep
+    never does. `words` are the overrides that were typed last, for a reader of the report.
     """
 
     name: str
@@ -151,13 +153,13 @@ class Manifest:
     format: str = FORMAT
 
     def cell(self, number: int) -> Cell:
-        """A cell as it was composed."""
+        """Return a cell as it was composed."""
         frozen = self.cells[number]
         report = self.reports.get(frozen.labels.get("experiment") or "", {})
         return Cell(frozen.config, frozen.labels, (), report)
 
     def write(self, path: Path) -> None:
-        """Write it with a checksum, as the last of its keys."""
+        """Write the manifest, with a checksum as its last key."""
         content = json.dumps(self, default=vars).encode()
         checksum = hashlib.sha256(content).hexdigest()
         write_whole(path, content[:-1] + f', "sha256": "{checksum}"}}'.encode())
@@ -165,7 +167,7 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Raises:
-        DamagedFile: there is none, it is damaged, or of an earlier format.
+        DamagedFile: the file is missing, damaged, or of an earlier format.
         NewerFormat: a later version wrote it.
         """
         try:
@@ -177,7 +179,7 @@ class Manifest:
         return _parsed(path, content)
 
     def _check(self) -> None:
-        """Raises: ValueError: a pack or a stage names what the manifest does not hold."""
+        """Raises: ValueError: a pack or a stage names something that the manifest does not hold."""
         keys = {key for pack in self.packs for key, _ in pack.units}
         keys |= {need for stage in self.stages.values() for need in stage.needs}
         if unknown := sorted(keys - self.stages.keys()):
@@ -188,7 +190,7 @@ class Manifest:
         if not all(pack.units for pack in self.packs):
             raise ValueError("a pack has no units")
         if not all(cell.levels.keys() <= {*cell.stages} for cell in self.cells):
-            raise ValueError("a level is of no stage")
+            raise ValueError("a level belongs to no stage of its cell")
 
 
 _CURE = "; the command that started the sweep writes it again"
@@ -196,7 +198,7 @@ _CURE = "; the command that started the sweep writes it again"
 
 @functools.lru_cache(maxsize=1)
 def _parsed(path: Path, content: bytes) -> Manifest:
-    """The manifest in a file's content: a command asks for the same one several times."""
+    """Parse a manifest; the last one is cached, because a command reads it several times."""
     content, checksum = _without_checksum(content)
     try:
         row = parse_json(content)
@@ -217,14 +219,14 @@ def _parsed(path: Path, content: bytes) -> Manifest:
 
 
 def _without_checksum(content: bytes) -> tuple[bytes, str | None]:
-    """What `Manifest.write` computed a checksum of, and the checksum."""
+    """Return the content that `Manifest.write` computed a checksum of, and the checksum."""
     if match := re.search(rb', "sha256": "([0-9a-f]{64})"\}\s*$', content):
         return content[: match.start()] + b"}", match[1].decode()
     return content, None
 
 
 def _written_by(row: Mapping[str, Any]) -> str:
-    """The version of the code that froze a manifest, as far as it can be read."""
+    """Return the version of the code that froze a manifest, if it can be read."""
     try:
         return str(row["packs"][0]["machine"]["code_version"])
     except (LookupError, TypeError):
@@ -232,5 +234,5 @@ def _written_by(row: Mapping[str, Any]) -> str:
 
 
 def pack_name(level: int, units: Sequence[UnitName]) -> str:
-    """What a pack is called: by its level and its units."""
+    """Return the name of a pack, which depends on its level and its units."""
     return f"level{level}-{digest([list(unit) for unit in units])[:12]}"

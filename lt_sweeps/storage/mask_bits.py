@@ -22,7 +22,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def packed(tensors: Arrays) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The tensors of a file with their masks as bits, and the metadata that say their shapes."""
+    """Return the tensors of a file with masks as bits, and the metadata with the masks' shapes."""
     masks = {n: t for n, t in tensors.items() if n.startswith(MASK) and t.dtype == np.bool_}
     bits = {name: np.packbits(mask.reshape(-1)) for name, mask in masks.items()}
     shapes = {name.removeprefix(MASK): mask.shape for name, mask in sorted(masks.items())}
@@ -30,7 +30,7 @@ def packed(tensors: Arrays) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 
 def unpacked(tensors: Arrays, metadata: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """The tensors of a file with their masks as truth values."""
+    """Return the tensors of a file with masks as bool arrays."""
     shapes = {MASK + name: shape for name, shape in mask_shapes(metadata).items()}
     masks = {name: _unpacked(tensors[name], s) for name, s in shapes.items() if name in tensors}
     return {**tensors, **masks}

@@ -1,4 +1,4 @@
-"""`PackProfile`: where the time of a pack went, as the file beside its log says."""
+"""`PackProfile`: where the time of a pack went, stored in a file next to the pack's log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTS = (
     *("start-up", "data", "forward", "backward", "optimizer", "masks"),
     *("evaluation", "storage", "waiting", "rest", "trace"),
 )
-"""`waiting` is for the disk, `rest` what is left of the steps, `trace` what tracing them takes."""
+"""`waiting` is for the disk, `rest` the remaining time of steps, `trace` the time to trace them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PackProfile:
 
 
 def profile_path(log: Path) -> Path:
-    """Where the profile of a pack lies, beside its log."""
+    """Return the path of a pack's profile, next to its log."""
     return log.with_suffix(".profile.json")
 
 
@@ -36,7 +36,7 @@ def trace_path(log: Path) -> Path:
 
 
 def read_profiles(logs: Path) -> Iterator[PackProfile]:
-    """The profiles in a folder of logs; one that is damaged is left out."""
+    """Yield the profiles in a folder of logs; a damaged one is left out."""
     for path in sorted(logs.glob("*.profile.json")):
         with suppress(OSError, DamagedFile):
             yield read_json(path, PackProfile)

@@ -1,8 +1,8 @@
 """`Record`: one row of results (without torch).
 
-Everything that shows results (report, status, tracker, export) reads records and nothing else. A
-field is named and described once: here. `run_folder` writes and reads them, and
-`record_lines` checks each.
+Everything that shows results (report, status, tracker, export) reads only records. Each field is
+named and described in one place: here. `run_folder` writes and reads records, and `record_lines`
+checks each.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lt_sweeps.config.quantities import (
 
 FORMAT = "lt_sweeps.record/1"
 MEASURED = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
-"""What one evaluation measures."""
+"""The metrics of one evaluation."""
 
 
-# With slots, because a report holds 65,000 of them: each would have a dict of 60 names of its own.
+# With slots, because a report holds 65,000 records: each would have its own dict of 60 names.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One evaluated ticket: what was asked for, what was kept, what was measured, what it took.
+    """One evaluated ticket: what was requested, what was kept, what was measured, what it cost.
 
-    None is written where a fact does not exist (a cell without a criterion) or is not known (an
+    A field is None if the fact does not exist (a cell without a criterion) or is not known (an
     imported result). Accuracies and sparsities are fractions in [0, 1], losses are means over
     examples, steps are optimizer steps, epochs are passes over the training set.
 
@@ -41,43 +41,46 @@ class Record:
         experiment: the preset, or `none`, or `imported`.
         cell, seed: the cell's signature and its replicate; together they name the folder.
         model ... task: the option of each group; `criterion` is that of `mask_criterion`.
-        level: how often the network has been pruned. stage: the key of the training, by which its
-            ticket is stored. init: the key of the network's first initialisation.
+        level: how often the network has been pruned. stage: the key of the training, under which
+            its ticket is stored. init: the key of the network's first initialisation.
         kind: `train` for a result that was trained, `score` for one that was only evaluated,
-            `search` for a training that led to a result, `mask` for an imported mask without
+            `search` for a training that only led to a result, `mask` for an imported mask without
             measurements.
 
     What was kept:
-        target_sparsity: the sparsity asked for; sparsity: the one measured, both of the prunable
-            weights. sparsity_total: pruned weights as a part of all parameters.
-        weights_*, layers_*: counts of prunable weights, of the network and by layer.
-        mask_chance: (slope, shift) by which a learned mask's logits give the chance that a weight
-            is kept: sigmoid(slope * logit + shift).
+        target_sparsity: the requested sparsity; sparsity: the measured one, both of the prunable
+            weights. sparsity_total: pruned weights as a fraction of all parameters.
+        weights_*, layers_*: counts of prunable weights, in the network and by layer.
+        mask_chance: (slope, shift) of a learned mask: it keeps a weight with the probability
+            sigmoid(slope * logit + shift).
 
     What was measured:
-        step: where the training ended. report_at: `best` (lowest validation loss) or `end`; the
-        plain metrics are those of that evaluation, made at `reported_step`. `end_*` and `best_*`
-        are always there. `hard_*`: the reported network with its soft mask made hard.
-        metric: by what its task is judged, and which way is better; null of a classification,
-        which is judged by its accuracy. Other tasks have no accuracies. metrics: what the task
-        measures beside loss and accuracy, by names such as `test_r2` and `best_val_r2`.
-        lower_metrics: the kinds among these whose lowest value is the best.
-        finite: False if the training diverged, or one that its mask or weights are made from.
-        collapsed: it predicts one class, or a layer is empty.
+        step: where the training ended. report_at: `best` (lowest validation loss) or `end`; metrics
+            without a prefix are those of that evaluation, made at `reported_step`. `end_*` and
+            `best_*` are always present. `hard_*`: the reported network with its soft mask made
+            hard.
+        metric: the task's main metric; lower_is_better: its direction. Both are null for a
+            classification, whose main metric is its accuracy. Other tasks need not have accuracies.
+            metrics: what the task measures in addition to loss and accuracy, by names such as
+            `test_r2` and `best_val_r2`. lower_metrics: the kinds among these whose lowest value is
+            the best.
+        finite: False if the training diverged, or a training that its mask or weights come from.
+        collapsed: the network predicts one class, or a layer is empty.
 
-    What it took:
-        train_steps, epochs: the training itself. search_epochs: all trainings before it, each once;
-        after: the keys of those that it starts from.
+    What it cost:
+        train_steps, epochs: of the training itself. search_epochs: of all trainings before it, each
+            counted once; after: the keys of the trainings that it starts from.
         dense_resources: whether a training on the way held more weights than the ticket keeps.
-        precision: what it was trained and evaluated in. Rows of earlier versions, which had one
-            only, are read as float32.
+        precision: of training and evaluation. Rows of earlier versions, which had only one
+            precision, are read as float32.
         seconds: the ticket's share of the wall time of its stack. device, stack_size, backend,
-            code_version: of the job that computed it. A backend is `chain+triton` where our own
-            kernels trained, which round otherwise than torch's; on a CPU there are none.
+            code_version: of the job that computed it. A backend is `chain+triton` if our own
+            kernels trained, which round differently than torch's; there are none on a CPU.
 
     notes: sentences about how its mask was made that a reader must know; null in most rows.
-    granularity: what was pruned whole (`filter`, `2:4`); null for single weights.
-    resolution: by how many weights rounding to whole groups may miss the target sparsity.
+    granularity: the structure that was pruned as a whole (`filter`, `2:4`); null for single
+    weights.
+    resolution: how many weights rounding to whole groups may miss the target sparsity by.
     """
 
     format: str = FORMAT
@@ -146,7 +149,7 @@ class Record:
 
     @property
     def as_written(self) -> dict[str, Any]:
-        """Its fields as JSON, which knows no NaN and no infinity: a diverged loss is null."""
+        """Its fields as JSON, which has no NaN and no infinity: a diverged loss is null."""
         row = _finite({name: getattr(self, name) for name in COLUMNS})
         if self.metrics is not None:
             row["metrics"] = dict.fromkeys(self.metrics) | _finite(self.metrics)
@@ -154,12 +157,12 @@ class Record:
 
     @property
     def is_result(self) -> bool:
-        """Whether it is a result of its cell, and not a training that only led to one."""
+        """Whether it is a result of its cell, not a training that only led to one."""
         return self.kind != "search"
 
     @property
     def misses_target(self) -> bool:
-        """Whether its sparsity is not the one that was asked for."""
+        """Whether its sparsity differs from the requested one by more than rounding."""
         size = {"layers": len(self.layers_total), "weights": self.weights_total}
         groups = self.resolution or 0
         return misses_target(self.sparsity, self.target_sparsity, groups=groups, **size)
@@ -170,44 +173,44 @@ class Record:
         return 100 * self.weights_remaining / self.weights_total
 
     def value(self, metric: str) -> float:
-        """A metric as statistics count it: NaN if the training diverged, or it is not known."""
+        """Return a metric for statistics: NaN if the training diverged or the metric is unknown."""
         number = self.measured(metric)
         return float(number) if self.finite and number is not None else math.nan
 
     def measured(self, metric: str) -> float | None:
-        """A metric as it was measured: a column, or one of its task's own."""
+        """Return a metric as it was measured: a column, or a metric of the task's own."""
         name = named(metric, self.judged_by)
         own = self.metrics or {}
         return getattr(self, name) if name in METRIC_COLUMNS and name not in own else own.get(name)
 
     @property
     def judged_by(self) -> str:
-        """The kind of metric that its task is judged by: `accuracy`, `r2`."""
+        """The kind of its task's main metric: `accuracy`, `r2`."""
         return self.metric or ACCURACY
 
     def metric_of(self, name: str) -> Quantity:
-        """What a name of a metric means for this record, and which way is better."""
-        found = Quantity.of(named(name, self.judged_by))
-        if self.lower_is_better is not None and found.kind == self.judged_by:
-            return Quantity(found.name, self.lower_is_better)
-        if self.lower_metrics is not None and found.name in (self.metrics or {}):
-            return Quantity(found.name, found.kind in self.lower_metrics)
-        return found
+        """Return the metric that a name means for this record, with its direction."""
+        quantity = Quantity.of(named(name, self.judged_by))
+        if self.lower_is_better is not None and quantity.kind == self.judged_by:
+            return Quantity(quantity.name, self.lower_is_better)
+        if self.lower_metrics is not None and quantity.name in (self.metrics or {}):
+            return Quantity(quantity.name, quantity.kind in self.lower_metrics)
+        return quantity
 
     def measures(self, name: str) -> bool:
-        """Whether its task has a metric of this name, however this training ended."""
+        """Whether its task has a metric of this name, even if this training diverged."""
         name = named(name, self.judged_by)
-        # A task that is judged by another metric may measure an accuracy beside it.
+        # A task with another main metric may measure an accuracy in addition.
         accuracy = self.metric is None or self.val_accuracy is not None
         in_columns = name in METRIC_COLUMNS and (kind_of(name) != ACCURACY or accuracy)
         return in_columns or name in (self.metrics or {})
 
     def lacking(self, metrics: Iterable[str]) -> Iterator[str]:
-        """Those of the metrics that its task measures and that are null, though it is finite."""
+        """Yield the metrics that its task measures but that are null, although it is finite."""
         own = self.metrics or {}
         for name in metrics if self.finite and self.kind != "mask" else ():
             name = named(name, self.judged_by)
-            # Another task may call a metric of its own `accuracy`, or have none.
+            # Another task may have its own metric named `accuracy`, or none.
             in_columns = name in METRIC_COLUMNS and not (self.metric and kind_of(name) == ACCURACY)
             expected = in_columns or name in own or kind_of(name) == self.metric
             if expected and (getattr(self, name) if in_columns else own.get(name)) is None:
@@ -215,12 +218,12 @@ class Record:
 
     @property
     def is_hardened(self) -> bool:
-        """Whether its mask was learned: the network was measured with it made hard as well."""
+        """Whether its mask was learned, so that the network was also measured with a hard mask."""
         return self.measured(f"hard_test_{OWN}") is not None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The metrics of its task by every name that a report may give them."""
+        """All names that a report may give the metrics of its task."""
         return names_measured([self.judged_by, *map(kind_of, self.metrics or ())])
 
     @property
@@ -230,39 +233,39 @@ class Record:
 
     @staticmethod
     def option_columns(choices: Mapping[str, str | None]) -> dict[str, Any]:
-        """The option of each group under the name of its column."""
+        """Return the option of each group, by the name of its column."""
         return {column: choices.get(group) for group, column in OPTIONS.items()}
 
     @staticmethod
     def metric_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """The columns of what a task measures, from the results in a ticket's header.
+        """Return the columns of a task's metrics, from the results in a ticket's header.
 
-        The metrics at `best` or `end` stand there without these words too. NaN and infinity, of a
-        training that diverged, are null.
+        The metrics at `at` (`best` or `end`) are also given without this prefix. NaN and infinity,
+        from a training that diverged, become null.
         """
-        all_of_it: Mapping[str, float | None] = results.get("metrics") or {}
-        measured = _of_reported(all_of_it, at)
-        plain = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
-        both = {**plain, **measured}
-        metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in both.items()}
+        task_metrics: Mapping[str, float | None] = results.get("metrics") or {}
+        measured = _of_reported(task_metrics, at)
+        bare = {n.removeprefix(f"{at}_"): measured[n] for n in measured if n.startswith(f"{at}_")}
+        merged = {**bare, **measured}
+        metrics = {n: v if v is not None and math.isfinite(v) else None for n, v in merged.items()}
         facts = {n: results.get(n) for n in ("metric", "lower_is_better", "lower_metrics")}
         return {**facts, "metrics": metrics or None}
 
     @staticmethod
     def hard_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """The accuracies under the hard mask, of a network whose mask was learned."""
+        """Return the accuracies under the hard mask, of a network whose mask was learned."""
         reported = _of_reported(results, at)
         return {name: reported.get(name) for name in ("hard_val_accuracy", "hard_test_accuracy")}
 
     @staticmethod
     def weight_columns(left: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
-        """The columns that count weights, from the counts of each layer."""
+        """Return the columns that count weights, from the counts of each layer."""
         remaining, weights = sum(left.values()), sum(total.values())
         layers = {"layers_remaining": left, "layers_total": total}
         return {"weights_remaining": remaining, "weights_total": weights, **layers}
 
 
-# Groups that came later stand behind those that came before.
+# Groups that were added later are behind the older ones.
 OPTIONS = {group: group for group in (*GROUPS, "task")} | {"mask_criterion": "criterion"}
 """The column of each group's option."""
 COLUMNS = tuple(field.name for field in fields(Record))
@@ -271,15 +274,17 @@ METRIC_COLUMNS = {*METRICS, "hard_val_accuracy", "hard_test_accuracy"}
 ALL_DIVERGED = "every replicate diverged: no result of a pruned network is a number"
 
 
-# Schedules of the papers floor what each level prunes of each layer. What is lost adds up over the
-# levels, to less than one weight divided by the rate: ten at the smallest rate of a paper, 0.1.
-_ROUNDING = 10  # weights of each layer
+# The papers' schedules round down the number of weights that a level prunes from a layer. The error
+# adds up over the levels to less than one weight divided by the rate: ten weights at the smallest
+# rate of a paper, 0.1.
+_ROUNDING = 10  # weights per layer
 
 
 def _of_reported(scores: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """Scores in which those under the hard mask are those of the reported evaluation.
+    """Return scores in which the scores under the hard mask are those of the reported evaluation.
 
-    A ticket has them at its end, and also at its best evaluation where that is another.
+    A ticket has scores under the hard mask at its end, and also at its best evaluation if that is
+    not the end.
     """
     first = "best_hard_"
     rest = {name: value for name, value in scores.items() if not name.startswith(first)}
@@ -290,16 +295,19 @@ def _of_reported(scores: Mapping[str, Any], at: str) -> dict[str, Any]:
 def misses_target(
     sparsity: float, target: float | None, *, layers: int, weights: int, groups: int = 0
 ) -> bool:
-    """Whether a sparsity is not the one that was asked for, if one was, up to rounding.
+    """Whether a sparsity differs from its target, if there is one, by more than rounding.
 
-    `groups` is by how many weights rounding to whole groups may miss it.
+    `groups` is how many weights rounding to whole groups may miss the target by.
     """
     rounding = (_ROUNDING * layers + groups) / weights
     return target is not None and abs(sparsity - target) > rounding + 1e-9
 
 
 def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:
-    """Whether cells have results and none is finite: of pruned networks, where there are some."""
+    """Whether cells have results and none is finite.
+
+    The dense network of a cell counts only if the cell has no pruned networks.
+    """
     results = [[row for row in rows if row.is_result] for rows in cells]
     started = [rows for rows in results if rows]
     tickets = [row for rows in started for row in [r for r in rows if r.level] or rows]
@@ -307,5 +315,5 @@ def all_diverged(cells: Iterable[Sequence[Record]]) -> bool:
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without the numbers that JSON does not know."""
+    """Return a row without NaN and infinity, which JSON does not have."""
     return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}

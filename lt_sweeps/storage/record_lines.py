@@ -1,4 +1,4 @@
-"""A line of records.jsonl as a `Record`, or the reason why it is not one (without torch)."""
+"""Parse a line of records.jsonl: return a `Record`, or the reason why it is not one (no torch)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ADDED = {
     **dict.fromkeys(("metric", "lower_is_better", "metrics", "lower_metrics")),
     **dict.fromkeys(("granularity", "resolution")),
 }
-"""Columns that rows of earlier versions do not have, and what they would hold there."""
+"""Columns that rows of earlier versions lack, with the values that they would have there."""
 _TEXT_LISTS = {name for name, hint in _TYPES.items() if fits(["x"], hint)}
 _FRACTIONS = {name for name in _TYPES if "accuracy" in name or "sparsity" in name}
-_LARGEST = 2**63 - 1  # of the whole numbers
+_LARGEST = 2**63 - 1  # the largest whole number
 
-# A report of 5,000 runs checks 65,000 records of 58 columns. So the types of which a column takes
-# every value are looked up here, and only a value of another type is compared with the annotation.
+# A report of 5,000 runs checks 65,000 records of 58 columns. So the types are collected here of
+# which a column accepts every value, and only other values are compared with the annotation.
 _EXAMPLES = {str: "", float: 0.5, int: 1, bool: True, type(None): None, dict: {}}
 _PLAIN_TYPES = {
     name: {kind for kind, value in _EXAMPLES.items() if fits(value, hint)}
@@ -39,11 +39,11 @@ _PLAIN_TYPES = {
 
 
 def parse_record(line: bytes, file: Path, needed: Collection[str]) -> Record | str:
-    """The record in a line of a file, or the reason why it is not one of that file's cell.
+    """Return the record in a line of a file, or the reason why it is not one of that file's cell.
 
     `needed` are the metrics that every finite replicate must have.
 
-    Raises: NewerFormat: a later version wrote it.
+    Raises: NewerFormat: a later version wrote the line.
     """
     try:
         row = parse_json(line)
@@ -59,7 +59,7 @@ def parse_record(line: bytes, file: Path, needed: Collection[str]) -> Record | s
 
 
 def _faults(row: Mapping[str, Any], file: Path) -> Iterator[str]:
-    """What is wrong with a row. Each check takes for granted that those before it found nothing."""
+    """Yield what is wrong with a row. Each check assumes that earlier checks found nothing."""
     try:
         check_format(file, row.get("format"), FORMAT, by=str(row.get("code_version")))
     except DamagedFile as error:
@@ -75,7 +75,7 @@ def _faults(row: Mapping[str, Any], file: Path) -> Iterator[str]:
 
 
 def _wrong_values(row: Mapping[str, Any]) -> Iterator[str]:
-    """Values of a type or of a size that their columns do not have."""
+    """Yield the values whose type or size does not fit their columns."""
     for name in COLUMNS:
         if name not in row:
             continue
@@ -92,19 +92,19 @@ def _wrong_values(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a value of an unusual type may stand in a column."""
+    """Whether a value of an unusual type fits a column."""
     if type(value) is list and name in _TEXT_LISTS:
         return all(type(text) is str for text in value)
     return _fits_choice(name, value) if type(value) is str else fits(value, _TYPES[name])
 
 
-@functools.cache  # a column with few values, such as `kind`
+@functools.cache  # for columns with few distinct values, such as `kind`
 def _fits_choice(name: str, text: str) -> bool:
     return fits(text, _TYPES[name])
 
 
 def _wrong_counts(row: Mapping[str, Any]) -> Iterator[str]:
-    """Counts of weights that do not agree with each other, or with the sparsity."""
+    """Yield the counts of weights that contradict each other, or the sparsity."""
     left, total = row["weights_remaining"], row["weights_total"]
     if not (0 <= left <= total and total):
         yield f"`weights_remaining` is {left} of {total}"
@@ -120,10 +120,10 @@ def _wrong_counts(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose values are one object for all rows that have them, as most are in many rows.
+    """Return a row that shares its values with other rows, because most values recur in many rows.
 
     Texts and counts of layers are the same in other seeds and levels. The reported numbers are
-    those of the best evaluation or of the end, and stand twice in their row.
+    those of the best evaluation or of the end, so they occur twice in their row.
     """
     numbers: dict[float, float] = {}
     shared: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
     return shared
 
 
-@functools.lru_cache(maxsize=4096)  # of the levels of some lines: all seeds have those of one
+@functools.lru_cache(maxsize=4096)  # enough for the levels of some lines; seeds share them
 def _same_counts(*counts: tuple[str, int]) -> Mapping[str, int]:
     return dict(counts)
 

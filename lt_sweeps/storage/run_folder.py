@@ -1,8 +1,8 @@
-"""`RunFolder`: the files of a cell and seed, written and read (without torch).
+"""`RunFolder`: write and read the files of a cell and seed (without torch).
 
-`<root>/runs/<cell signature>/<seed>/` holds what a cell and seed has produced, as plain text:
+`<root>/runs/<cell signature>/<seed>/` holds the results of a cell and seed, as plain text:
 
-    config.yaml    what was chosen, and the resolved config
+    config.yaml    the chosen options, and the resolved config
     records.jsonl  a `Record` per line, in the order of the levels
     DONE           written last: the checksum of a records.jsonl that is complete
 """
@@ -29,11 +29,11 @@ _CURE = "the command that computed the cell writes it again"
 
 @dataclass(frozen=True)
 class CellRecords:
-    """What the folder of a cell and seed holds: its records so far, and whether they are all.
+    """The records of a cell and seed so far, and whether they are complete (`done`).
 
-    `faults` are what is wrong with them, as *path:line: why*: a line that cannot be read, or
-    records that `DONE` was not written for. `half_written` names a last line that was cut short
-    while the cell is not done: its writer will write it again.
+    `faults` says what is wrong with them, as *path:line: why*: a line that cannot be read, or
+    records that differ from those that `DONE` was written for. `half_written` names a last line
+    that was cut short while the cell is not done: its writer will write it again.
     """
 
     records: tuple[Record, ...]
@@ -70,16 +70,18 @@ class RunFolder:
         return self.path / "config.yaml"
 
     def write_config(self, choices: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Write what was chosen and the resolved config, unless they are there already."""
-        about = {"signature": self.path.parent.name, "seed": self.path.name}
-        content = {**about, "choices": dict(choices), "config": dict(config)}
+        """Write the chosen options and the resolved config, unless the file is equal already."""
+        identity = {"signature": self.path.parent.name, "seed": self.path.name}
+        content = {**identity, "choices": dict(choices), "config": dict(config)}
         text = yaml.safe_dump(content, sort_keys=False).encode()
         _write_unless_there(self.config, text)
 
     def read_config(self) -> dict[str, Any]:
-        """What was chosen (`choices`) and the resolved config (`config`), as `write_config` wrote.
+        """Read the chosen options (`choices`) and the resolved config (`config`).
 
-        Raises: FileNotFoundError, DamagedFile: there is none of this cell and seed.
+        Raises:
+            FileNotFoundError: the file does not exist.
+            DamagedFile: the file is not the config of this cell and seed.
         """
         file = self.config
         content = read_yaml(file)
@@ -89,19 +91,19 @@ class RunFolder:
             raise DamagedFile(file, "not a cell's config; it holds `choices` and `config`")
         mine = (self.path.parent.name, self.path.name)
         if (content.get("signature"), content.get("seed")) != mine:
-            about = f"cell {content.get('signature')} seed {content.get('seed')}"
-            raise DamagedFile(file, f"the config of {about}; its folder says otherwise")
+            identity = f"cell {content.get('signature')} seed {content.get('seed')}"
+            raise DamagedFile(file, f"the config of {identity}; its folder says otherwise")
         return content
 
     def write(self, records: Sequence[Record], *, complete: bool) -> None:
-        """Write the records, and then `DONE` if they are all that the cell will have."""
+        """Write the records, and then `DONE` if the cell will have no others."""
         content = json_lines(record.as_written for record in records)
         _write_unless_there(self.records, content)
         if complete:
             write_whole(self.done, _checksum(content))
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add records behind those that are there; the caller holds the lock of the cell."""
+        """Append records to the file; the caller must hold the lock of the cell."""
         append_whole(self.records, json_lines(record.as_written for record in records))
 
     def read(
@@ -111,11 +113,11 @@ class RunFolder:
 
         Args:
             needed: metrics that every finite replicate must have.
-            stages: keys of the stages that the cell has a record of when it is done.
+            stages: keys of the stages that a finished cell has a record of.
 
         Raises: NewerFormat: a later version wrote them.
         """
-        checksum, faults = self._checksum()  # read first: the records that it stands for are there
+        checksum, faults = self._checksum()  # read first: its records were written before it
         done = bool(checksum or faults)
         try:
             content = read_file(self.records)
@@ -126,15 +128,15 @@ class RunFolder:
             return CellRecords((), done, (*faults, str(error)))
         records: list[Record] = []
         half_written = ""
-        *lines, rest = content.split(b"\n")
-        for number, line in enumerate([*lines, *filter(None, [rest])], start=1):
-            place, parsed = f"{self.records}:{number}", parse_record(line, self.records, needed)
+        *lines, tail = content.split(b"\n")
+        for number, line in enumerate([*lines, *filter(None, [tail])], start=1):
+            location, parsed = f"{self.records}:{number}", parse_record(line, self.records, needed)
             if isinstance(parsed, Record):
                 records.append(parsed)
             elif number > len(lines) and not done and parsed.startswith("not valid JSON"):
-                half_written = f"{place}: half-written line of an unfinished cell, left out"
+                half_written = f"{location}: half-written line of an unfinished cell, left out"
             else:
-                faults.append(f"{place}: {parsed}")
+                faults.append(f"{location}: {parsed}")
         if not faults and checksum and checksum != _checksum(content):
             fault = "not the records that DONE was written for"
             faults.append(f"{self.records}: {fault}; {_CURE}")
@@ -143,7 +145,7 @@ class RunFolder:
         return CellRecords(tuple(records), done, tuple(faults), half_written)
 
     def _checksum(self) -> tuple[bytes, list[str]]:
-        """The checksum that `DONE` holds, or what is wrong with it; neither where it is absent."""
+        """Return the checksum in `DONE`, or what is wrong with it; neither if it is absent."""
         try:
             content = read_file(self.done)
         except FileNotFoundError:
@@ -166,13 +168,13 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _miscounted(records: Sequence[Record], stages: Sequence[str] | None, done: bool) -> str:
-    """Whether records are there twice, are missing, or are of another cell's stages."""
+    """Say which records are duplicate, missing, or of another cell's stages; empty if none."""
     written = [record.stage for record in records]
     if twice := sorted({stage for stage in written if written.count(stage) > 1}):
         return f"stage {twice[0]} is there twice"
     if stages is None:
         return ""
     if unknown := sorted(set(written) - set(stages)):
-        return f"stage {unknown[0]} is none of its cell's"
+        return f"stage {unknown[0]} does not belong to its cell"
     missing = len(set(stages) - set(written))
     return f"DONE, and {missing} of {len(stages)} records are missing" if done and missing else ""

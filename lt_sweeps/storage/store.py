@@ -1,10 +1,10 @@
 """The store of tickets, by stage key and seed.
 
 A ticket is one safetensors file; `ticket_file` describes its content. A file is whole or absent,
-carries checksums and its own path, and is never overwritten: the first writer wins. Beside it lie
+carries checksums and its own path, and is never overwritten: the first writer wins. Next to it are
 the snapshots of its training (`<seed>@<moment>`) and, while it trains, its checkpoints. No file is
-read with pickle, which could run code. Reading changes no file: who holds the claim of a unit sets
-its damaged files aside.
+read with pickle, which could run code. Reading never changes a file: only the process that holds
+the claim of a unit sets its damaged files aside.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Store:
         return self.metadata(key, seed, moment) is not None
 
     def metadata(self, key: str, seed: object, moment: int | str = "end") -> dict[str, Any] | None:
-        """The metadata of a stored ticket; None if it is absent, or corrupt, which is said once.
+        """Read the metadata of a stored ticket; None if it is absent, or corrupt (logged once).
 
-        Raises: NewerFormat: a later version wrote it.
+        Raises: NewerFormat: a later version wrote the ticket.
         """
         try:
             return ticket_file.read_metadata(self.path(key, seed, moment))
@@ -59,17 +59,17 @@ class Store:
             return None
 
     def facts(self, key: str, seed: object, moment: int | str = "end") -> TicketFacts | None:
-        """What the header of a stored ticket says of it, or None, as `metadata`."""
+        """Read the facts in the header of a stored ticket; None as in `metadata`."""
         metadata = self.metadata(key, seed, moment)
         return None if metadata is None else TicketFacts.of(metadata)
 
     def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
-        """The stored ticket, one replicate.
+        """Read one replicate's ticket.
 
         Raises:
-            FileNotFoundError: there is none.
-            CorruptTicket: it is not what was written there. The file stays where it is.
-            NewerFormat: a later version wrote it.
+            FileNotFoundError: the store has no such ticket.
+            CorruptTicket: the file differs from what was written; it stays where it is.
+            NewerFormat: a later version wrote the ticket.
         """
         metadata, content = ticket_file.read_content(self.path(key, seed, moment))
         return ticket_in(content, step=int(metadata["step"]))
@@ -88,19 +88,19 @@ class Store:
         write_whole(self.path(key, seed, moment), blob, first_wins=True)
 
     def write_costs(self, key: str, seeds: Sequence[object], cost: UnitCost) -> None:
-        """Store what units cost, beside the tickets, whose bytes must not depend on the cost."""
+        """Store the cost of units next to the tickets, whose bytes must not depend on the cost."""
         write_costs(self.path(key, "").parent, seeds, cost)
 
     def cost(self, key: str, seed: object) -> UnitCost:
-        """What a unit cost; nothing is known where this is absent or damaged."""
+        """Read the cost of a unit; its fields are None if it is absent or damaged."""
         return read_cost(self.path(key, seed).parent, seed)
 
     def write_notes(self, key: str, seed: object, notes: Sequence[str]) -> None:
-        """Store what a reader of a unit's result must know, beside its ticket."""
+        """Store what readers of a unit's result must know, next to its ticket."""
         write_whole(self._notes(key, seed), json.dumps(notes).encode(), first_wins=True)
 
     def notes(self, key: str, seed: object) -> list[str]:
-        """What a reader of a result must know; where the file is damaged, that this is lost."""
+        """Read what readers of a result must know; if the file is damaged, a note says so."""
         try:
             return checked_read.read_json(self._notes(key, seed), list[str])
         except FileNotFoundError:
@@ -109,7 +109,7 @@ class Store:
             return [str(error)]
 
     def checkpoints(self, key: str, seed: object) -> list[int]:
-        """The steps at which a checkpoint of an unfinished training was saved."""
+        """Return the steps at which an unfinished training saved a checkpoint."""
         return ticket_file.checkpoint_steps(self.path(key, seed).parent, [seed])[str(seed)]
 
     def read_checkpoint(
@@ -135,7 +135,10 @@ class Store:
         write_whole(self._checkpoint(key, seed, step), blob)
 
     def drop_checkpoints(self, key: str, *seeds: object, before: int | None = None) -> None:
-        """Remove the checkpoints of these units of a stage, whose folder is listed once."""
+        """Remove the checkpoints of these seeds of a stage, or only those `before` a step.
+
+        The folder of the stage is listed once for all seeds.
+        """
         for seed, steps in ticket_file.checkpoint_steps(self.path(key, "").parent, seeds).items():
             for step in steps:
                 if before is None or step < before:
@@ -148,7 +151,8 @@ class Store:
     def sweep_up(self, key: str, seeds: Sequence[object]) -> None:
         """Remove the temporary files of a killed process, and set aside damaged checkpoints.
 
-        The caller holds the claims of these units of a stage, whose folder is listed once.
+        The caller must hold the claims of these units. The folder of the stage is not listed for
+        each seed.
         """
         folder = self.path(key, "").parent
         for seed, steps in ticket_file.checkpoint_steps(folder, seeds).items():
@@ -183,13 +187,13 @@ def _tensors(ticket: Ticket) -> dict[str, Tensor]:
 def _pack(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, entries: bool = False
 ) -> bytes:
-    """The bytes of a safetensors file with its checksums; equal content gives equal bytes.
+    """Return the bytes of a safetensors file with checksums; equal content gives equal bytes.
 
     The library writes the metadata in random order, so the header is rewritten with sorted keys.
 
     Args:
         entries: add a checksum of the tensors' entries in the header. A ticket has none: its
-            tensors are compared with those of its network, and its bytes are not to change.
+            tensors are compared with those of its network, and its bytes must not change.
     """
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     masks = {name: t.numpy() for name, t in named.items() if name.startswith(MASK)}
@@ -210,16 +214,16 @@ def _pack(
 
 
 def ticket_in(content: bytes, *, step: int) -> Ticket:
-    """The ticket in the bytes of a file, one replicate."""
+    """Return the ticket, one replicate, in the bytes of a file."""
     tensors = {name: tensor[None] for name, tensor in tensors_in(content).items()}
     named = ticket_file.split_by_prefix(tensors)
     return Ticket(named[""], named[MASK], step, named[OPTIMIZER], named[LEARNED])
 
 
 def tensors_in(content: bytes) -> dict[str, Tensor]:
-    """The tensors in the bytes of a ticket, or of anybody's safetensors file, with whole masks.
+    """Return the tensors in the bytes of a ticket, or of any safetensors file, with unpacked masks.
 
-    Raises: SafetensorError, ValueError: there are none.
+    Raises: SafetensorError, ValueError: the bytes are not a safetensors file.
     """
     tensors = {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
     size = struct.unpack("<Q", content[:8])[0]

@@ -1,13 +1,13 @@
-"""A sweep's folder: the frozen cells and packs, what failed, and what is at work; without torch.
+"""A sweep's folder: its frozen cells and packs, failures and running processes (without torch).
 
 <root>/sweeps/<name>/manifest.json    cells, stages and packs, frozen
                      logs/<pack>.log  what was computed, and tracebacks
                      failed/<unit>    why a unit could not be computed
-                     halved/<pack>    a pack that is worked on as its two halves
+                     halved/<pack>    a pack that is computed as its two halves
                      backends/<net>   the backend that was measured to be fastest for a network
-                     running/<who>    the packs of a process at work, and their steps
-                     jobs/<batch>     what was submitted
-                     code.json        the user's modules that the cells depend on, with hashes
+                     running/<who>    the packs of a running process, and their steps
+                     jobs/<batch>     the jobs that were submitted
+                     code.json        the user-defined modules that the cells depend on, with hashes
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """The backend of a network's stacks, and the seconds of a step by which it was chosen."""
+    """The backend chosen for a network's stacks, and the measured seconds of a step by backend."""
 
     backend: str
     seconds: Mapping[str, float]
@@ -53,7 +53,7 @@ class BackendChoice:
 
 @dataclass(frozen=True)
 class PackAtWork:
-    """A pack that is being computed, and the optimizer step that it is at."""
+    """A pack that is being computed, and its current optimizer step."""
 
     units: Sequence[UnitName]
     step: int
@@ -61,12 +61,12 @@ class PackAtWork:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A process at work on a sweep: the packs that it computes, by name, and those it will."""
+    """A running process of a sweep: the packs that it computes, by name, and those in its queue."""
 
     host: str
     packs: Mapping[str, PackAtWork]
     queue: Sequence[str]
-    job: str | None = None  # Slurm's id of the job that it is
+    job: str | None = None  # Slurm's id of its job
     time: float = field(default_factory=time.time)
 
 
@@ -96,9 +96,9 @@ class SweepFolder:
 
     @property
     def usable_manifest(self) -> Manifest | None:
-        """The manifest; None if there is none, or it is damaged, which is said: write it again.
+        """The manifest; None if it is absent or damaged (logged), so that it is written again.
 
-        Raises: NewerFormat: a later version wrote it.
+        Raises: NewerFormat: a later version wrote the manifest.
         """
         try:
             return self.manifest if os.path.lexists(self.path) else None
@@ -107,14 +107,14 @@ class SweepFolder:
             return None
 
     def cells(self, numbers: Sequence[int] | None = None) -> list[Cell]:
-        """The frozen cells, all or those of these numbers."""
+        """Return the frozen cells, all or those with these numbers."""
         chosen = range(len(self.manifest.cells)) if numbers is None else numbers
         return [self.manifest.cell(number) for number in chosen]
 
     def records(self) -> list[CellRecords]:
-        """What the folder of each cell holds, in the order of the cells.
+        """Return the content of each cell's folder, in the order of the cells.
 
-        Raises: NewerFormat: a later version wrote it.
+        Raises: NewerFormat: a later version wrote the records.
         """
         return [
             RunFolder.of(self.root, cell.signature, cell.seed).read(stages=cell.stages)
@@ -122,13 +122,13 @@ class SweepFolder:
         ]
 
     def packs(self, names: Iterable[str] | None = None) -> list[FrozenPack]:
-        """The frozen packs, all or those of these names, as they are worked on: in halves."""
+        """Return the frozen packs, all or those with these names; a halved pack as its halves."""
         wanted = None if names is None else set(names)
         chosen = [pack for pack in self.manifest.packs if wanted is None or pack.name in wanted]
         return [part for pack in chosen for part in self._parts(pack)]
 
     def halve(self, pack: FrozenPack) -> list[FrozenPack]:
-        """The two halves of a pack, which from now on stand for it."""
+        """Return the two halves of a pack, which replace the pack from now on."""
         write_whole(self.folder / "halved" / pack.name, b"")
         return pack.halves()
 
@@ -138,9 +138,9 @@ class SweepFolder:
         return [part for half in pack.halves() for part in self._parts(half)]
 
     def backend(self, network: str, names: Collection[str]) -> str | None:
-        """The backend, one of `names`, that was chosen for a network; None if there is none yet.
+        """Return the backend, one of `names`, that was chosen for a network; None if none was.
 
-        A damaged file is set aside.
+        A damaged file, or one with another backend, is set aside.
         """
         path = self._backend(network)
         try:
@@ -156,7 +156,7 @@ class SweepFolder:
         return chosen
 
     def choose_backend(self, network: str, choice: BackendChoice) -> str:
-        """Note a choice, unless there is one; returns the backend that holds for the sweep."""
+        """Store a choice, unless there is one already; return the backend that the sweep uses."""
         content = json.dumps(vars(choice)).encode()
         write_whole(self._backend(network), content, first_wins=True)
         return self.backend(network, choice.seconds) or choice.backend
@@ -166,25 +166,25 @@ class SweepFolder:
 
     @property
     def code(self) -> dict[str, str]:
-        """The hash of each module of the user's that its cells depend on; none where unknown."""
+        """The hash of each user-defined module that its cells depend on; empty if unknown."""
         try:
             return read_json(self.folder / "code.json", dict[str, str])
         except (OSError, DamagedFile):
             return {}
 
     def edited(self, now: Mapping[str, str]) -> list[str]:
-        """The modules that have another hash now than when it was frozen."""
+        """Return the modules whose hash has changed since the sweep was frozen."""
         noted = self.code
         return [name for name, value in now.items() if noted.get(name, value) != value]
 
     def note_code(self, hashes: Mapping[str, str]) -> None:
-        """Note the user's code of its cells, for plans that find it edited."""
+        """Store the hashes of the cells' user-defined code, so that later plans detect edits."""
         with suppress(OSError):
             content = json.dumps({**self.code, **hashes}, sort_keys=True).encode()
             write_whole(self.folder / "code.json", content)
 
     def needs(self, unit: UnitName) -> set[UnitName]:
-        """The units whose tickets this one starts from."""
+        """Return the units whose tickets this unit starts from."""
         key, seed = unit
         return {(need, seed) for need in self.manifest.stages[key].needs}
 
@@ -192,25 +192,25 @@ class SweepFolder:
         return self.folder / "logs" / f"{pack}.log"
 
     def fail(self, unit: UnitName, reason: str, pack: str) -> None:
-        """Note why a unit could not be computed; a full disk may forget it."""
+        """Note why a unit could not be computed; if the disk is full, the note may be lost."""
         failure = Failure(reason, str(self.log(pack)))
         with suppress(OSError):
             write_whole(self._failed(unit), json.dumps(vars(failure)).encode())
 
     def failures(self) -> dict[UnitName, Failure]:
-        """What failed, by unit; a note that cannot be read counts as none."""
+        """Return the failures by unit; a note that cannot be read is skipped."""
         failures = {}
         for path in sorted((self.folder / "failed").glob("*.json")):
             key, _, seed = path.stem.partition("-")
             with suppress(OSError, DamagedFile):
                 if key in self.manifest.stages:
                     failure = read_json(path, Failure)
-                    log = self.log(Path(failure.log).stem)  # here, in a root that was copied too
+                    log = self.log(Path(failure.log).stem)  # in this root, even if it was copied
                     failures[key, seed] = replace(failure, log=str(log))
         return failures
 
     def forgive(self, units: Iterable[UnitName]) -> None:
-        """Forget that these failed: they are tried again."""
+        """Forget that these units failed, so that they are tried again."""
         for unit in units:
             self._failed(unit).unlink(missing_ok=True)
 
@@ -218,43 +218,43 @@ class SweepFolder:
         return self.folder / "failed" / f"{unit[0]}-{unit[1]}.json"
 
     def beat(self, who: str, heartbeat: Heartbeat) -> None:
-        """Say that `who` is at work."""
+        """Note that the process `who` is running."""
         content = json.dumps(heartbeat, default=vars).encode()
-        with suppress(OSError):  # only a sign of life
+        with suppress(OSError):  # only a heartbeat
             write_whole(self.folder / "running" / f"{who}.json", content)
 
     def rest(self, who: str) -> None:
-        """Say that `who` has stopped."""
+        """Note that the process `who` has stopped."""
         with suppress(OSError):
             (self.folder / "running" / f"{who}.json").unlink(missing_ok=True)
 
     def running(self) -> dict[str, Heartbeat]:
-        """The processes at work. One without a recent heartbeat was killed, and is left out."""
+        """Return the running processes, without those that were killed: no recent heartbeat."""
         at_work = {}
         for path in sorted((self.folder / "running").glob("*.json")):
             with suppress(OSError, DamagedFile):
                 heartbeat = read_json(path, Heartbeat)
                 packs = heartbeat.packs.values()
                 known = all(p.units and self._knows(p.units) for p in packs)
-                # Later than now: the clock was set back, or the beat is of a machine far ahead.
+                # In the future: the clock was set back, or another machine's clock is far ahead.
                 if known and abs(time.time() - heartbeat.time) < STALE:
                     at_work[path.stem] = heartbeat
         return at_work
 
     def _knows(self, units: Iterable[UnitName]) -> bool:
-        """Whether the manifest has these; a note of another sweep, or a damaged one, has others."""
+        """Whether the manifest has these units; a damaged or foreign heartbeat has others."""
         return all(key in self.manifest.stages for key, _ in units)
 
 
 def is_folder_name(name: object) -> bool:
-    """Whether a sweep may be called so: its folder lies in that of all sweeps, and in no other."""
+    """Whether a sweep may have this name: its folder must be directly in the folder of sweeps."""
     return isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) is not None
 
 
 def sweep_path(name: str, root: Path, *, where: str) -> Path:
-    """A folder by its path, a sweep by its name, or a cell by its signature.
+    """Return the folder of a path, of a sweep's name, or of a cell's signature.
 
-    Raises: ValueError: there is none; `where` opens the line.
+    Raises: ValueError: there is no such folder; the message begins with `where`.
     """
     for folder in (Path(name), root / "sweeps" / name, root / "runs" / name):
         if folder.is_dir():
@@ -265,6 +265,6 @@ def sweep_path(name: str, root: Path, *, where: str) -> Path:
 
 
 def _below_its_root(folder: Path) -> Path:
-    """The folder by a path that shows its root, which `.`, `../NAME` and a link do not."""
+    """Return the folder by a path that shows its root, which `.`, `../NAME` and a link do not."""
     paths = (folder, Path(os.path.abspath(folder)), folder.resolve())
     return next((path for path in paths if path.parent.name in ("sweeps", "runs")), folder)

@@ -16,13 +16,13 @@ Mask = Mapping[str, Tensor]
 """Which prunable weights are kept: bool `[R, *shape]` by parameter name."""
 
 LOGITS = "logits/"
-"""Begins the names of the moments of a learned mask's logits, beside those of the weights."""
+"""Prefix of the optimizer moments of a learned mask's logits, next to those of the weights."""
 
 State = Mapping[str, Tensor]
 """Weights and buffers by their `state_dict` names: `[R, *shape]`."""
 
 
-_PARTS = ("state", "mask", "optimizer", "learned")  # of a ticket, each tensors by name
+_PARTS = ("state", "mask", "optimizer", "learned")  # fields of a ticket that hold tensors by name
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Ticket:
 
     In `state`, a pruned weight has the value that it is frozen at. `optimizer` holds the
     optimizer's state if the ticket is a snapshot within a training, which can continue from there;
-    else it is empty. `learned` holds the logits of a trained mask by layer; it is empty if the mask
-    is not trained. `notes` say what a reader of a result must know of how its mask was made; they
-    are one replicate's, and a stack has none.
+    otherwise it is empty. `learned` holds the logits of a trained mask by layer; it is empty if the
+    mask is not trained. `notes` say what a reader of a result must know about how its mask was
+    made; they belong to one replicate, so a stack has none.
     """
 
     state: State
@@ -48,7 +48,7 @@ class Ticket:
         return self._map(lambda tensor: tensor[row])
 
     def on_host(self) -> Ticket:
-        """A copy in main memory, which no training changes."""
+        """Return a copy in main memory, which no training changes."""
         return self._map(lambda tensor: tensor.detach().to("cpu", copy=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Ticket:
@@ -57,7 +57,7 @@ class Ticket:
 
 
 def stack(tickets: Sequence[Ticket]) -> Ticket:
-    """One ticket with the replicates of all `tickets`, which must be at the same step."""
+    """Return one ticket with the replicates of all `tickets`, which must be at the same step."""
     first = tickets[0]
     assert all(ticket.step == first.step for ticket in tickets), "tickets at different steps"
     parts = {part: _cat([getattr(ticket, part) for ticket in tickets]) for part in _PARTS}
@@ -65,7 +65,7 @@ def stack(tickets: Sequence[Ticket]) -> Ticket:
 
 
 def remaining(mask: Mask) -> dict[str, Tensor]:
-    """The number of weights kept in each layer, per replicate: `[R]`."""
+    """Return the number of weights kept in each layer, per replicate: `[R]`."""
     return {name: kept.flatten(1).sum(1) for name, kept in mask.items()}
 
 

@@ -1,4 +1,4 @@
-"""`TicketFacts`: what the header of a ticket says of it, as values that agree with each other."""
+"""`TicketFacts`: the facts in the header of a ticket, checked against each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lt_sweeps.storage.checked_read import typed
 
 @dataclass(frozen=True)
 class TicketFacts:
-    """What a ticket's header says beside its identity; empty where a ticket has no such fact.
+    """The facts in a ticket's header besides its identity; a fact that a ticket lacks is empty.
 
     An initialisation has no layers and no metrics, an imported ticket has no metrics, and a
     checkpoint has little more than its history. A diverged loss is NaN.
@@ -25,19 +25,19 @@ class TicketFacts:
     step: int
     level: int = 0
     sparsity: float = 0.0
-    precision: Precision = "float32"  # what its training computed in
+    precision: Precision = "float32"  # of its training
     layers_remaining: Mapping[str, int] = field(default_factory=dict)
     layers_total: Mapping[str, int] = field(default_factory=dict)
-    # Of a mask that was learned on the way, where its best evaluation is not the last one.
+    # For a mask that was learned in the training, if the best evaluation is not the last one.
     best_layers_remaining: Mapping[str, int] = field(default_factory=dict)
-    # Numbers and truth values by name; of a task other than classes, `metrics` are more numbers
-    # by name, `metric` is the main one, `lower_metrics` are those that are better low.
+    # Numbers and bools by name. For a task other than classification, the key `metrics` has more
+    # numbers by name, `metric` is the main metric, `lower_metrics` are those that are better low.
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> TicketFacts:
-        """Raises: ValueError: a fact is missing or of another type, or two do not agree."""
+        """Raises: ValueError: a fact is missing or has the wrong type, or two facts contradict."""
         names = cls.__dataclass_fields__.keys() & metadata.keys()
         try:
             values: dict[str, Any] = {
@@ -45,8 +45,8 @@ class TicketFacts:
             }
         except (ValueError, RecursionError):
             raise ValueError("its header holds what is not JSON") from None
-        values |= {name: metadata[name] for name in names & {"precision"}}  # a text
-        # NaN has no type in JSON: what may be NaN, as a diverged loss is, is checked by itself.
+        values |= {name: metadata[name] for name in names & {"precision"}}  # plain text, not JSON
+        # JSON has no NaN: facts that may be NaN, such as a diverged loss, are checked separately.
         numbers = {name: values.pop(name) for name in names & {"metrics"}}
         try:
             facts: TicketFacts = typed(cls, values)
@@ -67,12 +67,12 @@ class TicketFacts:
         return facts
 
     def kept_at(self, when: str) -> Mapping[str, int]:
-        """How many weights each layer keeps at the `end`, or at the `best` evaluation."""
+        """Return how many weights each layer keeps at the `end`, or at the `best` evaluation."""
         best = self.best_layers_remaining if when == "best" else {}
         return best or self.layers_remaining
 
     def sparsity_at(self, when: str) -> float:
-        """The sparsity at the `end`, or at the `best` evaluation."""
+        """Return the sparsity at the `end`, or at the `best` evaluation."""
         kept = self.kept_at(when)
         if kept is self.layers_remaining:
             return self.sparsity
@@ -89,7 +89,7 @@ class TicketFacts:
         return ""
 
     def _scores(self) -> str:
-        """Validation scores stand in the history and in the metrics."""
+        """Compare the validation scores in the metrics with those in the history."""
         if not self.metrics or not self.history:
             return ""
         own: Mapping[str, Any] = self.metrics.get("metrics") or {}
@@ -107,12 +107,12 @@ class TicketFacts:
 
 @functools.lru_cache(maxsize=64)
 def _history(text: str) -> Sequence[Mapping[str, Any]]:
-    """The rows of a history, which nobody changes.
+    """Parse the rows of a history, which callers must not change.
 
-    A ticket is looked at several times where it is written, recorded and pruned, and its history is
-    nearly all of its header: 500 rows take a millisecond.
+    They are cached: a ticket is read several times when it is written, recorded and pruned, and its
+    history is nearly all of its header: 500 rows take a millisecond.
 
-    Raises: ValueError: it is not JSON, or not rows of numbers.
+    Raises: ValueError: the text is not JSON, or not rows of numbers.
     """
     try:
         rows = json.loads(text)

@@ -1,10 +1,10 @@
-"""The file of a ticket as bytes, checked without torch: one reader for the store and for reports.
+"""Read and check the bytes of a ticket's file without torch, for the store and for reports.
 
 A ticket is one safetensors file: weights and buffers under their `state_dict` names, masks as bits
 under `mask/<name>` (`mask_bits` says how), a learned mask's logits under `learned/<name>`,
-optimizer state under `optimizer/<name>`. Its metadata say what it is and hold two checksums, of
-the tensors and of the metadata itself, so that a file which was cut short or changed is never
-believed. They name the path too, so that a file which was moved or copied is not believed either.
+optimizer state under `optimizer/<name>`. Its metadata describe it and hold two checksums, of the
+tensors and of the metadata itself, so that a file that was cut short or changed is refused. The
+metadata also name the path, so that a file that was moved or copied is refused too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MASK_SHAPES = "mask_shapes"
 """The key in the metadata that holds the shapes of masks that are stored as bits."""
 
 OTHER_PATH = "; its path says otherwise"
-"""The end of the reason for which a ticket that is whole is not the one of its path."""
+"""The end of the reason why an intact ticket is not the ticket of its path."""
 
 CHECKPOINT = re.compile(r"(.*)\.partial-(\d{1,18})\.safetensors")
 """The name of a checkpoint: its seed and its step."""
@@ -52,27 +52,27 @@ class CorruptTicket(DamagedFile):
 
 
 def ticket_path(root: Path, key: str, seed: object, moment: int | str = "end") -> Path:
-    """Where the ticket of a stage and a seed lies, at its end or at a moment of its training."""
+    """Return the path of a stage and seed's ticket, at its end or at a moment of its training."""
     suffix = "" if moment == "end" else f"@{moment}"
     return root / "tickets" / key / f"{seed}{suffix}.safetensors"
 
 
 def checkpoint_steps(folder: Path, seeds: Sequence[object]) -> dict[str, list[int]]:
-    """The steps of the checkpoints of these seeds, in the folder of their stage."""
+    """Return the steps of the checkpoints of these seeds, in the folder of their stage."""
     steps: dict[str, list[int]] = {str(seed): [] for seed in seeds}
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return steps
     for name in names:
-        found = CHECKPOINT.fullmatch(name)
-        if found and found[1] in steps:
-            steps[found[1]].append(int(found[2]))
-    return {seed: sorted(at) for seed, at in steps.items()}
+        matched = CHECKPOINT.fullmatch(name)
+        if matched and matched[1] in steps:
+            steps[matched[1]].append(int(matched[2]))
+    return {seed: sorted(seed_steps) for seed, seed_steps in steps.items()}
 
 
 def identity_in_path(path: Path) -> dict[str, str]:
-    """The stage, seed and moment by which a ticket's file is found."""
+    """Return the stage, seed and moment that the path of a ticket names."""
     seed, _, moment = path.name.removesuffix(".safetensors").partition("@")
     seed, _, step = seed.partition(".partial-")
     moment = f"partial-{step}" if step else moment or "end"
@@ -80,14 +80,14 @@ def identity_in_path(path: Path) -> dict[str, str]:
 
 
 def misplaced(path: Path, metadata: Mapping[str, Any]) -> str:
-    """What a ticket says of itself that its path does not; nothing where they agree."""
+    """Say how a ticket's metadata contradict its path; empty if they agree."""
     named = identity_in_path(path)
     wrong = [f"{n} {metadata.get(n)!r}" for n in named if named[n] != metadata.get(n)]
     return f"its header says {', '.join(wrong)}{OTHER_PATH}" if wrong else ""
 
 
 def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """The tensors of a file by prefix (`""` for weights and buffers), under their plain names."""
+    """Group a file's tensors by prefix (`""` for weights and buffers), under their plain names."""
     groups: dict[str, dict[str, T]] = {"": {}, MASK: {}, OPTIMIZER: {}, LEARNED: {}}
     for name, tensor in tensors.items():
         prefix = next((p for p in groups if p and name.startswith(p)), "")
@@ -96,9 +96,9 @@ def split_by_prefix(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
 
 
 def mask_shapes(metadata: Mapping[str, str]) -> Mapping[str, Sequence[int]]:
-    """The shape of each mask that is stored as bits.
+    """Return the shape of each mask that is stored as bits.
 
-    Raises: ValueError: the metadata hold something else.
+    Raises: ValueError: the metadata hold no valid shapes.
     """
     shapes = typed(Mapping[str, Sequence[int]], parse_json(metadata.get(MASK_SHAPES, "{}")))
     if any(size < 0 for shape in shapes.values() for size in shape):
@@ -116,18 +116,18 @@ def entries_checksum(tensors: Mapping[str, Any]) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The checked metadata of a ticket, from the head of its file alone.
+    """Read and check the metadata of a ticket, from the head of its file only.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptTicket: cut short or changed, or the ticket of another path.
-        NewerFormat: a later version wrote it.
+        FileNotFoundError: the file does not exist.
+        CorruptTicket: the file was cut short or changed, or it is the ticket of another path.
+        NewerFormat: a later version wrote the file.
     """
     return _head(path)[0]
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The checked metadata of a ticket, and its whole file with checked tensors.
+    """Read a ticket's file: return its metadata and all its bytes, both checked.
 
     Raises: FileNotFoundError, CorruptTicket, NewerFormat: as `read_metadata`.
     """
@@ -142,7 +142,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int]:
-    """The metadata, the header's entry of each tensor, and where the tensors begin."""
+    """Return the metadata, the header's entry of each tensor, and the offset of the tensors."""
     head = _or_corrupt(path, lambda: read_file(path, 8))
     size, actual = struct.unpack("<Q", head)[0] if len(head) == 8 else 0, os.stat(path).st_size
     if not 0 < size <= actual - 8:
@@ -167,7 +167,7 @@ def _head(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]], int
 def _head_fault(
     path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """What a ticket's metadata and entries of tensors hold that cannot have been written there."""
+    """Say what is wrong with a ticket's metadata or with its tensors' entries; empty if nothing."""
     if metadata.get("metadata_sha256") != metadata_checksum(metadata):
         return "its metadata does not match its checksum"
     if metadata.get("entries_sha256") not in (None, entries_checksum(tensors)):
@@ -196,23 +196,23 @@ def _or_corrupt(path: Path, read: Callable[[], T]) -> T:
 
 
 def _written_by(path: Path) -> str:
-    """The version of the code that computed a ticket, as the file beside it says."""
+    """Return the version of the code that computed a ticket, from the costs stored next to it."""
     try:
         return read_cost(path.parent, identity_in_path(path)["seed"]).code_version or ""
     except OSError:
         return ""
 
 
-# Bytes of a number of each type that a safetensors file may hold.
+# Bytes per number, for each type in a safetensors file.
 _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 _BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 
 
 def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
-    """Whether tensors do not lie as they were written: by name within a type, without a gap.
+    """Say if tensors are not in the order they are written: by name within a type, without gaps.
 
-    No checksum covers their entries in a ticket's header, and two layers of one shape can change
-    places.
+    No checksum covers their entries in a ticket's header, so two layers of one shape could be
+    swapped.
     """
     end, before = 0, {}
     for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
@@ -222,7 +222,7 @@ def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
         if not size or not counts or last - first != size * math.prod(shape or ()):
             return f"its header says of {shortened(name)} what cannot be"
         if first != end or name < before.get(kind, ""):
-            return "its tensors do not lie as they were written"
+            return "its tensors are not in the order in which they were written"
         end, before[kind] = last, name
     return ""
 
@@ -230,10 +230,10 @@ def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
 def _miscounted(
     metadata: Mapping[str, str], tensors: Mapping[str, Mapping[str, Any]], body: memoryview
 ) -> str:
-    """How the masks of a ticket differ from the counts in its header; nothing if they agree."""
+    """Say how the masks of a ticket differ from the counts in its header; empty if they agree."""
     left = json.loads(metadata.get("layers_remaining", "{}"))  # checked with the other facts
     groups = split_by_prefix(tensors)
-    if groups[LEARNED] or not groups[MASK]:  # a mask in training keeps all; a score stores none
+    if groups[LEARNED] or not groups[MASK]:  # a mask in training keeps all; a score has no mask
         return ""
     shapes = mask_shapes(metadata)
     for name, entry in groups[MASK].items():

@@ -1,9 +1,9 @@
-"""What units cost to compute: a line per unit in `tickets/<stage key>/costs.jsonl` (no torch).
+"""The cost of computing units: a line per unit in `tickets/<stage key>/costs.jsonl` (no torch).
 
-What trainings of a kind cost, for estimates, is in `<root>/speeds.json`.
+The speeds of kinds of trainings, for estimates, are in `<root>/speeds.json`.
 
-A ticket's bytes must not depend on a clock, so its cost stands beside it, and one file for all
-seeds of a stage is a file less for every unit.
+A ticket's bytes must not depend on a clock, so its cost is stored next to it. All seeds of a stage
+share one file, which saves one file per unit.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.verified_files import version
 
-_WAIT = 60.0  # seconds; a line may be lost where another process holds the file for longer
+_WAIT = 60.0  # seconds; a line may be lost if another process holds the file for longer
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """What computing a unit took: its share of a stack's seconds, and where it was computed."""
+    """The cost of a unit: its share of a stack's seconds, and where it was computed."""
 
     seconds: float | None = None
     device: str | None = None
     stack_size: int | None = None
     backend: str | None = None
-    deterministic: bool | None = None  # kernels that repeat their bytes
+    deterministic: bool | None = None  # only kernels that repeat their bytes
     code_version: str | None = None
 
 
@@ -41,7 +41,7 @@ class _Line:
 
 
 def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
-    """Note what each of these units of a stage took, unless that is known already."""
+    """Store the cost of each of these units of a stage, unless it is stored already."""
     path = _path(folder)
     with locked(folder / ".costs.lock", wait=_WAIT):
         new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
@@ -50,7 +50,7 @@ def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
 
 
 def read_cost(folder: Path, seed: object) -> UnitCost:
-    """What a unit took; nothing is known where its line is absent or damaged."""
+    """Read the cost of a unit; its fields are None if its line is absent or damaged."""
     path = _path(folder)
     seen = version(path)
     return UnitCost() if seen is None else _costs(path, seen).get(str(seed), UnitCost())
@@ -58,7 +58,7 @@ def read_cost(folder: Path, seed: object) -> UnitCost:
 
 @functools.lru_cache(maxsize=512)
 def _costs(path: Path, seen: str) -> Mapping[str, UnitCost]:
-    """The costs in a file by seed; the first line of a seed counts."""
+    """Read the costs in a file, by seed; the first line of a seed counts."""
     costs: dict[str, UnitCost] = {}
     with suppress(OSError):
         for line in read_lines(path, _Line):
@@ -71,9 +71,10 @@ def _path(folder: Path) -> Path:
 
 
 def known_speeds(root: Path) -> dict[str, float]:
-    """The speeds that were measured under a root; none where the file is damaged: a guess only.
+    """Read the speeds that were measured under a root; empty if the file is damaged.
 
-    They are replicate-steps per second and worker, by the kind of training and its device.
+    They are replicate-steps per second and worker, by the kind of training and its device, and
+    serve only for estimates.
     """
     try:
         speeds = read_json(root / "speeds.json", dict[str, float])

@@ -1,10 +1,10 @@
-"""`VerifiedFiles`: which files of a root were verified, so that none is read again unchanged.
+"""`VerifiedFiles`: which files of a root were verified, so that unchanged ones are not read again.
 
-`<root>/tickets/verified.jsonl` names files with their versions at the moment when all of them was
-read and found right. A version changes whenever a file is written, replaced or copied; the time of
-its last change (`ctime`) cannot be set back. The file saves time and proves nothing: code that uses
-a ticket or records still compares them with their checksums, and a line that is lost or damaged
-only lets a file be read once more. This module does without torch.
+`<root>/tickets/verified.jsonl` lists files with the versions that they had when all of each file
+was read and found valid. A version changes whenever a file is written, replaced or copied; the time
+of its last change (`ctime`) cannot be set back. The list only saves time: code that uses a ticket
+or records still compares them with their checksums. If a line of the list is lost or damaged, its
+file is read once more. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.locks import locked
 
 _WAIT = 60.0  # seconds for the lock of the file
-_TICK, _COARSE_TICK = 0.05, 2.0  # seconds; how late a file's time may be, at least
+_TICK, _COARSE_TICK = 0.05, 2.0  # seconds; no shorter than a tick of a file system's clock
 
 
 def version(path: str | Path) -> str | None:
-    """What changes where a file is written, replaced or copied; None if there is none."""
+    """Return a text that changes if a file is written, replaced or copied; None without a file."""
     try:
         at = os.stat(path)
     except OSError:
@@ -36,8 +36,8 @@ def version(path: str | Path) -> str | None:
 def is_settled(version: str) -> bool:
     """Whether a change of a file now would change its version.
 
-    The clock of a file system ticks every few milliseconds, and of some only every second or two:
-    a file that was just written could be changed once more within the same tick.
+    The clock of most file systems ticks every few milliseconds, of some only every second or two: a
+    file that was just written could change again within the same tick.
     """
     changed = int(version.rpartition("-")[2])
     tick = _TICK if changed % 1_000_000 else _COARSE_TICK
@@ -48,8 +48,8 @@ class VerifiedFiles:
     """The files of a root that were verified, by name.
 
     Args:
-        by: the checks that they were verified by; what other checks have passed does not count.
-        recall: read what is known; a pack, which asks for few files, only adds what it verified.
+        by: the name of the checks; files that passed other checks do not count.
+        recall: read the list. A pack needs few files, so it only adds those that it verified.
     """
 
     def __init__(self, root: Path, *, by: str, recall: bool = True) -> None:
@@ -64,13 +64,13 @@ class VerifiedFiles:
         self._known[name] = self._new[name] = version
 
     def save(self) -> None:
-        """Add what was noted to the file; a full or stale disk only forgets it."""
+        """Add the noted files to the list; if the disk is full or stale, they are forgotten."""
         if not self._new:
             return
         lock = self._path.with_name(".verified.lock")
         with suppress(OSError), locked(lock, wait=_WAIT) as held:
             if held:
-                if self._lines > 2 * len(self._known):  # most lines tell of earlier versions
+                if self._lines > 2 * len(self._known):  # most lines are of earlier versions
                     known = {**self._read()[0], **self._new}
                     write_whole(self._path, self._lines_of(known))
                 else:
@@ -81,7 +81,7 @@ class VerifiedFiles:
         return json_lines([self._by, name, version] for name, version in names.items())
 
     def _read(self) -> tuple[dict[str, Any], int]:
-        """The last version of each name, and the number of lines."""
+        """Return the last version of each name, and the number of lines."""
         try:
             lines = read_file(self._path).splitlines()
         except (OSError, DamagedFile):

@@ -157,7 +157,7 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         (["reset=keep,keep"], "reset: keep given twice; each value once"),
         (
             ["seed=interval(0,1)"],
-            "seed: interval(0,1) has no end; list the values as a,b,c or range(n)",
+            "seed: got interval(0,1), a continuous range; list the values as a,b,c or range(n)",
         ),
         (["seed=range(0)"], "seed: range(0) is empty; give at least one value"),
         (

@@ -71,10 +71,10 @@ def signed(row: dict[str, object]) -> str:
         ("null", "damaged"),
         ('{"format": "lt_sweeps.manifest/2"}', "its format is 'lt_sweeps.manifest/2'; this"),
         (json.dumps({"format": FORMAT}), "it has no checksum"),
-        (signed({"format": FORMAT}), "without or with unknown"),
+        (signed({"format": FORMAT}), "missing or unknown"),
         (
             signed({"format": FORMAT, "name": "", "experiment": "", "content": "", "cells": [3]}),
-            "damaged: cells: 3 where it has",
+            "damaged: cells: got 3; it is an object with",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_first_writer_wins(store: Store) -> None:
         (lambda blob: blob.replace(b'"F32"', b'"G32"', 1), "what cannot be"),
         (lambda blob: blob.replace(b'"F32"', b'"F64"', 1), "what cannot be"),
         (lambda blob: blob.replace(b'"shape": [2]', b'"shape": [1]', 1), "what cannot be"),
-        (lambda blob: blob.replace(b'"layer.bias"', b'"layex.bias"', 1), "as they were written"),
+        (lambda blob: blob.replace(b'"layer.bias"', b'"layex.bias"', 1), "which they were written"),
     ],
 )
 def test_a_corrupt_file_is_named_and_not_used(store: Store, caplog, harm, reason) -> None:
