@@ -46,14 +46,14 @@ def test_the_house_is_seen_at_a_glance() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
-def test_a_room_says_what_it_is_for_and_its_door_exists(room: Path) -> None:
+def test_a_room_says_what_it_is_for_and_where_to_start(room: Path) -> None:
     entry = room / "__init__.py"
     docstring = ast.get_docstring(MODULES[entry])
     assert docstring and len(docstring.splitlines()) <= 6
-    _, door, doors = docstring.partition("Start at ")
-    if not door:
-        assert names(entry) - {"annotations"}, "a room without a door of its own is one itself"
-    for name in re.findall(r"`([\w.]+)`", doors):
+    _, start, starts = docstring.partition("Start at ")
+    if not start:
+        assert names(entry) - {"annotations"}, "a room that names no start is one itself"
+    for name in re.findall(r"`([\w.]+)`", starts):
         module, _, item = name.partition(".")
         if (room / module / "__init__.py").exists():
             assert not item

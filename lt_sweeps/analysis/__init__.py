@@ -1,5 +1,5 @@
 """Analysis of records: curves over seeds, tests, endpoints and costs.
 
-Start at `sweep_analysis.analyses`, which analyses the `Results` that `results.read_results` reads.
+Start at `sweep_analysis.analyses`; `results.read_results` reads the results that it analyses.
 This package does not need torch.
 """

@@ -1,4 +1,4 @@
 """Carry out a plan on this machine or on a cluster, and resume it after any interruption.
 
-Door: `submission`, which freezes the work; `local_launcher` and `slurm` run it.
+Start at `submission`, which freezes the work; `local_launcher` and `slurm` run it.
 """

@@ -1,5 +1,5 @@
 """Results for other code, results of other code for us, and audits of both.
 
-Door: `exported_tables.export_tables`, `exported_ticket.export_ticket`, `import_results.import_`,
+Start at `exported_tables.export_tables`, `exported_ticket.export_ticket`, `import_results.import_`,
 `audit_results.audit`.
 """

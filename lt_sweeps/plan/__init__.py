@@ -2,7 +2,7 @@
 
 In a notebook `lt_sweeps.plan("seed=range(5)")` plans the words of a command line, by
 `lt_sweeps.api.typed_words.plan_words`.
-Door: `planning.plan`, from the cells of a multirun to a plan of units; `packing.packs` stacks them.
+Start at `planning.plan`, which turns cells into a plan of units; `packing.packs` stacks them.
 """
 
 import importlib

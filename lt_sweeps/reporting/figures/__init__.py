@@ -2,7 +2,7 @@
 
 A figure is a function of the analysis. It raises `NotDrawn` with a reason where the data lack what
 it needs. To add one: write the function, name it in `FIGURES` and in `report_config`.
-Door: `draw_figures`.
+Start at `draw_figures`.
 """
 
 from __future__ import annotations
