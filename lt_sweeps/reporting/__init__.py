@@ -1,5 +1,5 @@
-"""Tables, figures and the page of a sweep, from its records: everything that a reader is shown.
+"""Tables, figures and the HTML page of a sweep, made from its records.
 
-What may be said of the numbers is decided in `analysis`; nothing here computes a result.
-Start at `sweep_report.report` and `sweep_comparison.compare_sweeps`.
+`analysis` computes the numbers and decides which conclusions they allow; this package only shows
+them. Start at `sweep_report.report` and `sweep_comparison.compare_sweeps`.
 """

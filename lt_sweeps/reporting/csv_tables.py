@@ -26,15 +26,21 @@ ENDPOINTS = ("panel", "line", "endpoint", "n", "n_asked", "mean")
 
 
 def records_table(curves: Sequence[Curve]) -> pd.DataFrame:
-    """Every row of every cell, with its curve; `repeats` marks a ticket that an earlier row has."""
+    """Every record of every cell, with its curve.
+
+    `repeats` is True if an earlier row of the same curve is about the same ticket.
+    """
     columns = _record_columns(curves)
-    # Tuples: as a mapping for each row they would take more memory than all the records.
+    # Rows are tuples, because a dict per row would take more memory than all the records.
     rows = list(_record_rows(curves, columns))
     return pd.DataFrame(rows, columns=columns if rows else ["curve", *columns[len(_DERIVED) :]])
 
 
 def records_csv(curves: Sequence[Curve]) -> bytes:
-    """The same as a CSV file, row by row: a frame of 65,000 rows takes more memory than they do."""
+    """Return `records_table` as a CSV file, written row by row.
+
+    A frame of 65,000 rows would take more memory than the records themselves.
+    """
     columns, file = _record_columns(curves), io.BytesIO()
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -68,23 +74,24 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
             derived = *place, row.percent_remaining, _compression(row)
             seen.add(ticket)
             metrics = map((row.metrics or {}).get, own)
-            # What is nested becomes JSON. Of 4 million values few are, so no function is called.
+            # Dicts and lists become JSON. They are few among up to 4 million values, so the type is
+            # tested inline: calling a function for each value would be slow.
             texts = [json.dumps(v) if type(v) in nested else v for v in values(row)]
-            # The options as this sweep calls them, which draw the lines: two sweeps share a cell
-            # whose options have other names and the same content, and one of them wrote the row.
+            # Use this sweep's names of the options, as its lines do. Sweeps whose options have
+            # equal content under other names share a cell, and only one of them wrote the row.
             for group, at in options.items():
                 texts[at] = choices.get(group, texts[at])
             yield *derived, *texts, *metrics
 
 
 def _own_metrics(curves: Sequence[Curve]) -> list[str]:
-    """The metrics of the tasks, beside those that every record has a column of."""
+    """The metrics that depend on the task, in addition to the columns of every record."""
     rows = (row for curve in curves for cell in curve.cells for row in cell.rows)
     return list(dict.fromkeys(chain.from_iterable(row.metrics or () for row in rows)))
 
 
 def summary_table(curves: Sequence[Curve]) -> pd.DataFrame:
-    """The statistics of each curve at each level, in the units of the records."""
+    """Return the statistics of each curve at each level, in the units of the records."""
     rows: list[dict[str, Any]] = []
     for curve in curves:
         facts = {"curve": curve.label, "panel": curve.panel} | Record.option_columns(curve.choices)
@@ -108,7 +115,7 @@ def summary_table(curves: Sequence[Curve]) -> pd.DataFrame:
 
 
 def verdicts_table(analysis: Analysis) -> pd.DataFrame:
-    """One row per test of a level, with everything that is needed to judge it."""
+    """Return one row per test of a level, with all numbers that are needed to judge the test."""
     wins = _wins(analysis)
     columns: dict[str, Callable[[Verdict], Any]] = {
         "level": lambda v: v.point.level,
@@ -120,7 +127,7 @@ def verdicts_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def endpoint_tests_table(analysis: Analysis) -> pd.DataFrame:
-    """One row per test of an endpoint, of the same questions."""
+    """Return one row per test of an endpoint, for the same pairs of lines as `verdicts_table`."""
     columns: dict[str, Callable[[EndpointVerdict], Any]] = {
         "endpoint": lambda v: v.endpoint,
         **_test_columns(analysis.layout.alpha),
@@ -148,12 +155,12 @@ def _test_columns(alpha: float) -> dict[str, Callable[[LineTest], Any]]:
 
 
 def _of_comparison(*names: str) -> dict[str, Callable[[LineTest], Any]]:
-    """Columns that a comparison has under the same names."""
+    """Columns that are attributes of a test's `comparison`, under the same names."""
     return {name: attrgetter(f"comparison.{name}") for name in names}
 
 
 def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> pd.DataFrame:
-    # Column by column, so that a report without tests has the same columns as one with some.
+    # Built column by column, so that a table without tests has the same columns.
     lines: dict[str, Callable[[LineTest], Any]] = {
         "panel": lambda v: v.curve.panel,
         "line": lambda v: v.curve.label,
@@ -165,7 +172,7 @@ def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]
 
 
 def endpoints_table(analysis: Analysis) -> pd.DataFrame:
-    """Every endpoint of every line, with its difference to the baseline's where there is one."""
+    """Return every endpoint of every line, with its difference from the baseline if tested."""
     rows = [
         {"panel": curve.panel, "line": curve.label, **_endpoint(curve, endpoint)}
         for curve, endpoints in analysis.endpoints
@@ -186,8 +193,8 @@ def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
     crossing = endpoint.crossing
     per_run = endpoint.name in PER_RUN
     numbers = asdict(spread(values)) if values else {}
-    # The values of a picked ticket are the metric of its runs, and its own number is a sparsity,
-    # which all its runs share: it has no spread.
+    # A picked ticket is described by its sparsity, which is one number for all its runs, so it has
+    # no spread. Its `values` are the metric of its runs.
     if endpoint.name in SPARSITIES and not per_run:
         numbers = {"mean": endpoint.sparsity}
     return {
@@ -211,7 +218,7 @@ def _endpoint(curve: Curve, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:
-    """Which points are winning tickets, where the layout names a control."""
+    """Whether each point is a winning ticket; empty if the layout names no control."""
     return {
         (curve.panel, curve.name, stages): won
         for curve in analysis.curves
@@ -221,5 +228,5 @@ def _wins(analysis: Analysis) -> Mapping[tuple[str, str, frozenset[str]], bool]:
 
 
 def _compression(row: Record) -> float | None:
-    """How many times fewer weights there are; None where none is left."""
+    """The compression ratio, all weights over remaining weights; None if no weight remains."""
     return row.weights_total / row.weights_remaining if row.weights_remaining else None

@@ -1,4 +1,4 @@
-"""The report as one HTML file that can be mailed: figures, numbers and captions are inside it."""
+"""The report as one HTML file that can be mailed, because it contains all figures and numbers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from lt_sweeps.reporting.figures.figure import Figure
 from lt_sweeps.reporting.svg_on_page import LARGEST, ZOOM, colour_rules, inline_svg
 
 _MIME_TYPES = {"pdf": "application/pdf", "csv": "text/csv"}
-_OPTIONS = 12  # of a key, named among the words before the rest is counted
-_SEEDS = 60  # characters: thousands of seeds are counted and not named
+_OPTIONS = 12  # options named per key; if there are more, their total follows
+_SEEDS = 60  # characters; a longer list of seeds is left out, and only counted
 _HEADINGS = {
     "best_step": "Early-stop step",
     "endpoints": "One number per run",
@@ -44,7 +44,7 @@ _HEADINGS = {
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on a page beside its figures, in its order."""
+    """The parts of a report page besides its figures, in page order."""
 
     tables: Sequence[Table]  # below the main figure
     more_tables: Sequence[Table] = ()
@@ -59,7 +59,7 @@ def report_page(
     page: Page,
     missing: Sequence[str],
 ) -> bytes:
-    """The page, made from the files of the figures and the tables of the terminal."""
+    """Return the HTML of the page, from the files of the figures and the tables of the terminal."""
     results = analysis.results
     findings = [
         results.unfinished and f"Unfinished: {results.unfinished}. Missing numbers are marked.",
@@ -70,7 +70,8 @@ def report_page(
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
     answers = answers or [not_inferior_sentence(analysis) or _NO_TEST]
     shown = [figure_on_page(figure, files) for figure in figures]
-    # Where tasks are judged by several metrics, each has a main figure, and they come first.
+    # The main figures come first, and only they have tips. There are several if the tasks of a
+    # sweep are judged by different metrics.
     main = next((i for i, figure in enumerate(figures) if i and not figure.tips), len(figures))
     return (
         page_template("page.html")
@@ -95,7 +96,7 @@ _NO_TEST = "No line is tested against another; report.baseline=LINE tests all ot
 
 
 def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, object]:
-    """A figure whose caption does not repeat what the page says above it."""
+    """Return a figure without the sentences of its caption that the page shows above it."""
     caption = str(figure["caption"])
     for answer in filter(None, answers):
         caption = caption.replace(answer, "")
@@ -103,7 +104,7 @@ def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, obj
 
 
 def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
-    """What a reader asks first: overrides, model, data, code and day, each with its name."""
+    """The facts at the top of the page, by name: overrides, model, data, code, day and so on."""
     results = analysis.results
     seeds = {cell.seed for cell in results.cells}
     size = f"{len(results.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
@@ -121,7 +122,7 @@ _GROUPS = {"Model": "model", "Data": "dataset", "Method": "method"}
 
 
 def _words(cells: Sequence[CellResults]) -> list[str]:
-    """The experiment and the keys in which the cells differ, where nobody noted what was typed."""
+    """The experiment and the keys in which the cells differ, if the overrides are unknown."""
     experiments = dict.fromkeys(cell.experiment for cell in cells)
     keys = [f"experiment={name}" for name in experiments if name != "default"]
     swept = [f"{key}={','.join(_options(cells, key))}" for key in differences(cells)]
@@ -136,7 +137,7 @@ def _options(cells: Sequence[CellResults], key: str) -> list[str]:
 
 
 def page_template(name: str) -> Template:
-    """A template of this folder, with the colours of the figures at hand."""
+    """Load a template of this folder; it can use the figures' colours as CSS variables."""
     environment = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
     environment.globals["colours"] = Markup(colour_rules(dark=False))
     environment.globals["dark_colours"] = Markup(colour_rules(dark=True))
@@ -146,17 +147,18 @@ def page_template(name: str) -> Template:
 def figure_on_page(
     figure: Figure, files: Mapping[str, bytes], section: str = ""
 ) -> dict[str, object]:
-    """A figure as the templates show it, from its files by name.
+    """Return a figure as a dict for the templates, from its files by name.
 
-    Figures of several sections of a page may have one name, and ids that hold the section's.
+    Figures in different sections of a page may have the same name, so their ids start with
+    `section`.
     """
     place = "-".join(filter(None, [section, figure.name]))
     svg, png = files[f"{figure.name}.svg"], files[f"{figure.name}.png"]
     shown = ""
     if len(svg) <= LARGEST:
         shown = Markup(inline_svg(svg, place, heading(figure.name), figure.tips))
-    # A PNG starts with 8 bytes of signature, then its IHDR chunk: length, name, and at byte 16 the
-    # width. It was drawn at 300 pixels to the inch, and browsers count 96.
+    # A PNG starts with a signature of 8 bytes, then its IHDR chunk: length, name, and the width at
+    # byte 16. The PNG has 300 pixels per inch, and browsers assume 96.
     width = int.from_bytes(png[16:20], "big")
     links = {
         kind: f"data:{mime};base64,{_base64(files[f'{figure.name}.{kind}'])}"
@@ -176,14 +178,14 @@ def figure_on_page(
 
 
 def heading(name: str) -> str:
-    """The heading of a figure, from the name of its file."""
+    """Return the heading of a figure for its file name."""
     metric, by, axis = name.partition("_by_")
     words = _HEADINGS.get(metric) or Quantity(metric).words
     return f"{words[:1].upper()}{words[1:]}{f' by {axis}' if by else ''}"
 
 
 def table_on_page(table: Table) -> dict[str, object]:
-    """A table of the terminal as the templates show it."""
+    """Return a table of the terminal as a dict for the templates."""
     columns = [[str(text) for text in column.cells] for column in table.columns]
     return {
         "title": str(table.title),

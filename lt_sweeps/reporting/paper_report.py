@@ -1,6 +1,6 @@
-"""The whole of a paper from the sweeps that exist: its figures and tables on one page.
+"""All figures and tables of a paper on one page, drawn from the sweeps that exist.
 
-What has no records yet is marked, with the command that computes it.
+A figure or table that has no records yet is marked, with the command that computes it.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from lt_sweeps.reporting.terminal_tables import endpoint_tables
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What a section shows of the records that exist, and what is missing of it."""
+    """A section's figures and tables from the records that exist, and a list of missing parts."""
 
     section: Section
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    numbers: pd.DataFrame | None = None  # of the tables
+    numbers: pd.DataFrame | None = None  # the numbers in the tables
     missing: Sequence[str] = ()
-    says: Sequence[str] = ()  # what the tests allow to say
+    says: Sequence[str] = ()  # the conclusions of the tests
 
     @property
     def id(self) -> str:
-        """The name of its folder, and of its place on the page."""
+        """The name of the section's folder, and its anchor on the page."""
         return re.sub(r"\W+", "-", self.section.name.lower()).strip("-")
 
 
 def draw_paper(paper: Paper, root: Path, *, out: Path | None = None, quick: bool = False) -> bool:
-    """Draw all of a paper from the sweeps under a root; returns whether nothing is missing.
+    """Draw a whole paper from the sweeps under a root; return whether nothing is missing.
 
-    The folder is `out`, or `<root>/papers/<name>`. With `quick` the quick twins of the experiments
-    are shown, which have other nets and data.
+    The files are written to `out`, or to `<root>/papers/<name>`. With `quick` the results of the
+    `NAME_quick` experiments are shown, which use other nets and data.
 
-    Raises: ValueError: something under the root cannot be read.
+    Raises: ValueError: a file under the root cannot be read, or the folder cannot be written to.
     """
     console, folder = Console(), out or root / "papers" / paper.name
     drawn = [_drawn(section, root, quick=quick) for section in paper.sections]
@@ -74,7 +74,7 @@ def draw_paper(paper: Paper, root: Path, *, out: Path | None = None, quick: bool
 
 
 def _written_section(part: _Drawn, folder: Path, console: Console) -> dict[str, Any]:
-    """Write and print what a section shows; returns it as the page's template takes it."""
+    """Write and print a section; return it as a dict for the page's template."""
     files = {n: c for figure in part.figures for n, c in figure_files(figure).items()}
     if part.numbers is not None:
         files["table.csv"] = csv_bytes(part.numbers)
@@ -113,9 +113,10 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
         return _Drawn(section, missing=missing)
     analysis = _analysis(section, present)
     figures, reasons = draw_figures(analysis)
-    # The tests compare the lines of a figure of curves; sections of one sweep would repeat them.
+    # The tests are shown only with a figure of curves, whose lines they compare. Otherwise all
+    # sections that show one sweep would repeat them.
     tested = analysis.test_sentences if "curves" in (section.figures or ("curves",)) else ()
-    # Picked tickets and the cost of their search are numbers of a line, which have no figure.
+    # Picked tickets and the cost of their search are only in tables; no figure shows them.
     tables = [*endpoint_tables(analysis)] if "endpoints" in (section.figures or ()) else []
     return _Drawn(
         section,
@@ -128,7 +129,7 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
 
 
 def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
-    """What to type for the nets that have no cell, and what is at work or was interrupted."""
+    """Yield the command for nets that have no cell, and a line if an experiment is unfinished."""
     there = {cell.choices.get("model") for cell in results.cells}
     absent = [net for net in nets if net not in there]
     if absent or not there:
@@ -139,26 +140,27 @@ def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
 
 
 def _analysis(section: Section, present: Sequence[Results]) -> Analysis:
-    """The cells of a section's experiments in one layout: the experiment's, or the section's."""
+    """Analyse a section's cells together, with the layout of the section or of its experiment."""
     cells = tuple(cell for results in present for cell in results.cells)
     notes = tuple(note for results in present for note in results.notes)
     joined = replace(present[0], name=section.name, cells=cells, notes=notes)
     keys = dict(present[0].layouts.get(present[0].name, {}))
     if section.report:
-        # The experiments' own keys speak of lines that have other names in the section's layout.
+        # The section's keys replace the experiments' keys, which name lines that are called
+        # differently in the section's layout.
         own = [results.layouts.get(results.name, {}) for results in present]
         published = [entry for keys in own for entry in keys.get("published", ())]
         known = {key for cell in cells for key in (*cell.choices, *cell.settings)}
         keys = {"published": published, **section.report}
         for name in ("panels", "lines", "along"):
-            if name in keys:  # of an experiment that has no records yet
+            if name in keys:  # drop keys that only experiments without records have
                 keys[name] = [key for key in keys[name] if key in known]
     title = f"{section.name}: {section.shows}"
     return Analysis(joined, layout({**keys, "title": title, "figures": section.figures}))
 
 
 def _numbers(section: Section, results: Mapping[str, Results]) -> pd.DataFrame:
-    """A row per net and column: the best line, its mean over seeds, and what the paper has."""
+    """One row per net and column: the best line, its mean over seeds, and the published value."""
     rows = []
     for column in section.table:
         result = results[column.experiment]
@@ -175,7 +177,7 @@ _BEST = ("line", "lines", "n", "n_asked", "mean", "ci_low", "ci_high", "at_least
 
 
 def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
-    """The line with the highest mean among those that a column allows."""
+    """The numbers of the line with the best mean among those that a column allows."""
     allowed = [
         (curve, end)
         for curve, ends in analysis.endpoints
@@ -211,14 +213,14 @@ def _has(curve: Curve, key: str, value: Any) -> bool:
 
 
 def _per_run(column: TableColumn, curve: Curve, ends: Mapping[str, Endpoint]) -> Endpoint:
-    """The number of each run."""
+    """The endpoint with the column's value for each run."""
     if column.value == "dense":
         return Endpoint("dense", curve.dense.values if curve.dense else {})
     return ends[column.value]
 
 
 def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis) -> float:
-    """What the paper has for the best of these lines; NaN if that is not known."""
+    """The published value of the best of these lines; NaN if it is not known."""
     values = [
         entry.value
         for curve in curves
@@ -230,7 +232,7 @@ def _published(column: TableColumn, curves: Sequence[Curve], analysis: Analysis)
 
 
 def _table(section: Section, nets: Sequence[str], numbers: pd.DataFrame) -> Table:
-    """The numbers in %, a column per net."""
+    """Return the table of the numbers in %, with a column per net."""
     models = list(dict.fromkeys([*nets, *numbers["model"]]))
     table = new_table(
         f"{section.name}: {section.shows} (%). Mean over runs ± half of its 95% "

@@ -1,4 +1,4 @@
-"""The table that says where the time of a sweep's packs went."""
+"""The table of how the profiled packs of a sweep spent their time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lt_sweeps.storage.pack_profile import PARTS, PackProfile
 
 
 def seconds_by_part(profiles: Sequence[PackProfile]) -> dict[str, float]:
-    """Seconds of all packs together."""
+    """Return the seconds of each part, summed over all packs."""
     return {part: sum(pack.seconds.get(part, 0.0) for pack in profiles) for part in PARTS}
 
 
@@ -20,7 +20,7 @@ def profile_title(profiles: Sequence[PackProfile]) -> str:
 
 
 def profile_table(profiles: Sequence[PackProfile]) -> Table | None:
-    """Seconds of all packs by part; None without any."""
+    """Return the table of seconds by part; None if no pack was profiled."""
     if not profiles:
         return None
     totals = seconds_by_part(profiles)

@@ -1,7 +1,7 @@
-"""The folder of a report: what is written into it, and whether it still is what the data say.
+"""The folder of a report: write its files, and compare them with the data later.
 
-`report.json` beside the figures holds the layout in which they were drawn and, for each figure, its
-stages and the checksums of its numbers and files.
+`report.json`, next to the figures, holds the layout with which they were drawn. For each figure it
+holds the stages and a checksum of the numbers, and for each file of the folder a checksum.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def write_report(
     more_figures: Sequence[Figure] = (),
     made_from: str = "",
 ) -> tuple[list[str], Text]:
-    """Draw and write everything, each file whole; `page` says what else the page shows.
+    """Draw and write all files of a report; `page` holds the parts of the page besides figures.
 
-    A figure that is drawn in the folder already, from the same numbers, is kept. `made_from` is the
-    digest of what was read, which `is_current` compares.
+    A picture in the folder that was drawn from the same numbers is kept. `made_from` is the digest
+    of the files that were read; `is_current` compares it.
 
-    Returns why some figures are not drawn, and a line that says what was written where.
+    Returns the reasons why figures are not drawn, and a line that names the page to open.
     """
     figures, missing = draw_figures(analysis)
     figures += more_figures
@@ -57,8 +57,8 @@ def write_report(
     for figure in figures:
         files |= figure_files(figure, kept.get(figure.name, {}))
     files["index.html"] = report_page(analysis, figures, files, page, missing)
-    # Last, because it holds the checksums of all others: a report that was interrupted while it was
-    # written has no report.json, or the former one, and `--check` finds the files that differ.
+    # report.json is written last, because it holds the checksums of all other files. If writing is
+    # interrupted, report.json is missing or the old one, and `--check` finds the files that differ.
     about = _report_json(analysis, figures, files, sources)
     files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
     write_files(folder, files)
@@ -66,7 +66,7 @@ def write_report(
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write each file whole. Raises: ValueError: the folder cannot be written to."""
+    """Write each file atomically. Raises: ValueError: the folder cannot be written to."""
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
@@ -79,7 +79,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _tables(analysis: Analysis) -> dict[str, bytes]:
-    """The CSV files that are no figure's."""
+    """Return the CSV files that belong to no figure."""
     tables = {
         "summary": csv_tables.summary_table(analysis.curves),
         "tests": csv_tables.verdicts_table(analysis),
@@ -91,7 +91,7 @@ def _tables(analysis: Analysis) -> dict[str, bytes]:
 
 
 def _page_to_open(folder: Path, about: str) -> Text:
-    """Which page to open; its name leads there in a terminal that knows links."""
+    """A line that names the page to open, as a link in terminals that support links."""
     page, here = folder.absolute() / "index.html", Path.cwd()
     shown = page.relative_to(here) if page.is_relative_to(here) else page
     return Text.assemble("open ", (str(shown), f"link {page.as_uri()}"), f" ({about})")
@@ -104,7 +104,7 @@ def report_changes(
     figures: Sequence[Figure],
     unchecked: Collection[str] = (),
 ) -> list[str]:
-    """A line for each difference between a written report and its numbers as they are today."""
+    """Return a line for each difference between a written report and the current data."""
     now = {figure.name: figure for figure in figures}
     changes = []
     for name, before in written["figures"].items():
@@ -114,8 +114,8 @@ def report_changes(
             changes.append(f"{name}: the data no longer allow this figure")
         elif before["numbers"] != checksum(csv_bytes(now[name].data)):
             changes.append(f"{name}: its numbers have changed{_stages(before, now[name])}")
-        # Equal numbers of other stages are a change too: another version of the code, or another
-        # recipe, that happens to end with the same accuracies.
+        # Other stages are a change even if the numbers are equal: another version of the code or
+        # another recipe happened to reach the same accuracies.
         elif before["stages"] != list(now[name].stages):
             changes.append(f"{name}: it rests on other stages{_stages(before, now[name])}")
     changes += [
@@ -130,7 +130,7 @@ def report_changes(
 
 
 def without_tickets(written: Mapping[str, Any], figures: Sequence[Figure], root: Path) -> list[str]:
-    """The written figures that are not drawn any more because `prune-store` dropped tickets."""
+    """The written figures that can no longer be drawn because `prune-store` dropped tickets."""
     drawn, dropped = {figure.name for figure in figures}, read_dropped(root)
     return [
         name
@@ -140,13 +140,13 @@ def without_tickets(written: Mapping[str, Any], figures: Sequence[Figure], root:
 
 
 def print_lines(console: Console, lines: Iterable[str | Text]) -> None:
-    """Print lines as they are: no markup in a name, no colours in a number, no hard line ends."""
+    """Print lines unchanged: without rich's markup, colours or line breaks."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sources(analysis: Analysis, figures: Sequence[Figure]) -> dict[str, str]:
-    """For each figure a digest of all that its picture depends on."""
+    """Return for each figure a digest of everything that its picture depends on."""
     lines = [
         [c.panel, c.name, c.label, c.seeds, [sorted(point.stages) for point in c.points]]
         for c in analysis.curves
@@ -164,7 +164,7 @@ def _texts(figure: Figure) -> list[bytes]:
 
 
 def _kept_pictures(folder: Path, sources: Mapping[str, str]) -> dict[str, dict[str, bytes]]:
-    """The pictures of a written report that need not be drawn again, by figure and file."""
+    """The pictures of a written report that need not be drawn again, by figure and file name."""
     try:
         written = read_report_json(folder)
     except (ValueError, OSError):

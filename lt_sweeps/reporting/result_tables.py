@@ -1,4 +1,4 @@
-"""The table of a metric with a column per curve, and how numbers are written in all tables."""
+"""The table of a metric with a column per curve, and the layout and number format of all tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed, Speeds
 
 Row = tuple[str, int]
-"""The percent of weights left as it is written, and how many points of a line are there before."""
+"""The percent of weights left as text, and the number of earlier points of a line at this text."""
 Column = tuple[str, list[str]]
 Rows = dict[Row, list[tuple[Curve, Point]]]
 
@@ -30,7 +30,7 @@ Rows = dict[Row, list[tuple[Curve, Point]]]
 def accuracy_tables(
     curves: Sequence[Curve], *, title: str, band: str, speeds: Speeds
 ) -> Iterator[Table]:
-    """One table per panel. A line some of whose tickets have `speeds` has a column of them."""
+    """Yield one table per panel. A line with measured `speeds` has extra columns for them."""
     several = len({curve.metric for curve in curves}) > 1
     for panel, members in by_panel(curves).items():
         rows = _rows(members)
@@ -49,23 +49,23 @@ def accuracy_tables(
 
 
 def new_table(title: str, heads: Sequence[str], *, named_by: int = 1) -> Table:
-    """An empty table: numbers to the right, and columns without a head to the left.
+    """Return an empty table; columns with a head align right, columns without one align left.
 
-    The first `named_by` columns say what a row is about. Texts are `Text`, because rich would read
-    a label such as `hidden=[300,100]` as markup.
+    The first `named_by` columns name the row. Cells are `Text`, because rich would read a string
+    such as `hidden=[300,100]` as markup.
     """
     table = Table(title=Text(title), title_justify="left")
     for n, head in enumerate(heads):
-        # Without "fold" rich cuts a long name, and two lines become indistinguishable.
+        # Without "fold" rich truncates long names, and two lines can then look the same.
         justify = "right" if head else "left"
         table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=n < named_by)
     return table
 
 
 def print_tables(console: Console, tables: Iterable[Table]) -> None:
-    """Print each table below its title, in several parts where the terminal is too narrow."""
+    """Print each table below its title, split into parts if the terminal is too narrow."""
     for table in tables:
-        # As the title of the table, it would be broken at the width of the table.
+        # Printed apart, because rich would wrap a title at the width of its table.
         console.print(Text(str(table.title), style="italic"))
         for part in fitting_tables(table, console.width):
             part.title = None
@@ -73,11 +73,11 @@ def print_tables(console: Console, tables: Iterable[Table]) -> None:
 
 
 def fitting_tables(table: Table, width: int) -> Iterator[Table]:
-    """The table, or several with the same rows where its columns do not fit into `width`.
+    """Yield the table, or several with the same rows if its columns do not fit into `width`.
 
-    Each of several begins with the columns that name the rows.
+    Each part begins with the columns that name the rows.
     """
-    # rich would squeeze columns that do not fit until every number is broken over two lines.
+    # If columns do not fit, rich squeezes them until every number is broken over two lines.
     names = list(takewhile(lambda column: column.no_wrap, table.columns))
     free = width - 1 - sum(map(_width, names))
     part, used = [], 0
@@ -91,7 +91,7 @@ def fitting_tables(table: Table, width: int) -> Iterator[Table]:
 
 
 def _width(column: TableColumn) -> int:
-    """The characters of a column's longest line, with its padding and one line of the frame."""
+    """The width of a column in characters: its longest line, the padding and one frame line."""
     lines = (line for cell in (column.header, *column.cells) for line in str(cell).split("\n"))
     return 3 + max(map(cell_len, lines))
 
@@ -103,21 +103,22 @@ def _part(table: Table, columns: Sequence[TableColumn]) -> Table:
 
 
 def percent_text(value: float) -> str:
-    """A percent of weights remaining with three digits: 100, 41.1, 16.9, 6.96, 0.50."""
+    """Format a percent of weights remaining: 100, 41.1, 16.9, 6.96, 0.50."""
     if value >= 10:
         return "100" if value > 99.95 else f"{value:.1f}"
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _rows(curves: Sequence[Curve]) -> Rows:
-    """The rows of a panel's table, from the densest to the sparsest, with the points of each.
+    """The rows of a panel's table with the points of each row, from the densest to the sparsest.
 
-    Lines that have pruned to the same percent share a row, at whatever level: gradual pruning is at
-    its end after one level, and is compared with iterative pruning after many.
+    Points at the same percent share a row even if their levels differ: gradual pruning reaches its
+    sparsity after one level, and is compared with iterative pruning after many.
     """
-    # Points at one percent as written share a row, because sparsities differ by rounding. Of one
-    # line's several points there, those that differ in the percent or in the values of
-    # `report.along` say both in full; others are of levels that pruned nothing.
+    # Percents are compared as they are printed, because sparsities differ by rounding. If a line
+    # has several points at one printed percent that differ in the exact percent or in the values
+    # of `report.along`, this row is split: the percent is printed in full, with these values. Equal
+    # points come from levels that pruned nothing.
     crowded = set()
     for curve in curves:
         exact: dict[str, set[str]] = {}
@@ -143,7 +144,7 @@ def _exact_text(point: Point) -> str:
 
 
 def _column(curve: Curve, rows: Rows, band: str) -> Column:
-    """A curve's header and its text in each row."""
+    """Return a curve's header and its text in each row."""
     points = _own_points(curve, rows)
     absent = "not yet" if curve.unfinished else "-"
     texts = [
@@ -154,7 +155,7 @@ def _column(curve: Curve, rows: Rows, band: str) -> Column:
     ]
     n = len(curve.seeds)
     lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
-    # A method that never trains the dense network is cheaper than its numbers show.
+    # Marked, because a method that never trains the dense network is cheaper than the others.
     head = f"{_name_above(texts, curve)}\n{n} seed{'s' * (n > 1)}"
     return f"{head}\nnever dense" if lean else head, texts
 
@@ -164,13 +165,13 @@ def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
 
 
 def _name_above(texts: Sequence[str], curve: Curve) -> str:
-    """A curve's name in lines no wider than the texts below it, unless a word is."""
+    """Wrap a curve's name to the width of the texts below it; a longer word is not broken."""
     width = max(len(line) for text in texts for line in text.split("\n"))
     return textwrap.fill(curve.label, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:
-    """How many times as fast as dense a line's tickets were measured to be: a column a form."""
+    """Yield one column per measured form: the speed of a line's tickets relative to dense."""
     by_form: dict[str, dict[Row, list[MeasuredSpeed]]] = {}
     for row, point in _own_points(curve, rows).items():
         for name in ((stage, seed) for stage in sorted(point.stages) for seed in point.values):
@@ -190,7 +191,7 @@ def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:
 
 
 def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
-    """Mean and band, and a line for each reason not to trust them as they stand."""
+    """Format mean and band, with a line for each caveat: seeds missing, diverged or collapsed."""
     text = metric.value_text
     lines = ["none finite"]
     if point.n_finite:

@@ -1,7 +1,7 @@
-"""A figure inside the page: its SVG in the page's colours, with values under the pointer.
+"""A figure as inline SVG in the HTML page, in the page's colours and with tooltips at its markers.
 
-Text stays text, so that it is sharp at any size and can be searched; where DejaVu Sans is missing,
-Verdana has the same widths.
+Text stays text, so that it is sharp at any size and can be searched. If DejaVu Sans is not
+installed, Verdana replaces it, which has the same widths.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 
 FONTS = "'DejaVu Sans', Verdana, sans-serif"
-LARGEST = 600_000  # bytes: beyond, as with a tick for each of thousands of runs, the PNG is shown
-LEAST = 0.7  # of its width, below which a figure is not made smaller
-ZOOM = 1.35  # larger than on paper: 6.5 points are hard to read on a screen
+LARGEST = 600_000  # bytes; a larger SVG, such as one of thousands of runs, is shown as PNG
+LEAST = 0.7  # the fraction of its width to which a figure shrinks at most
+ZOOM = 1.35  # on the page relative to paper: 6.5 points are hard to read on a screen
 
-# What a colour of the figures becomes in dark mode: black and white change places, and the lines
-# become light enough to be read on a dark page (at least 4.5 to 1 against it).
+# Each colour of the figures in dark mode: black and white are swapped, and line colours become
+# light enough to be read on a dark page (a contrast of at least 4.5 to 1).
 DARK = {
     "#000000": "#e8e8e8",
     "#ffffff": "#14171a",
@@ -38,24 +38,24 @@ _FONT = re.compile(r"font-family: ?[^;\"]*")
 
 
 def colour_rules(*, dark: bool) -> str:
-    """The CSS variables of all colours that a figure uses."""
+    """Return CSS variables for all colours that a figure uses."""
     return "".join(f"--{c[1:]}:{DARK[c] if dark else c};" for c in DARK)
 
 
 def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> str:
-    """The `<svg>` element of a file that matplotlib wrote, made to stand with others in a page.
+    """Return the `<svg>` element of a file that matplotlib wrote, ready to be used in a page.
 
-    `tips` are texts by the id of the mark that they stand at.
+    `tips` holds the tooltip texts by the id of their marker.
     """
     text = svg.decode()
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     body = re.sub(r"\s*<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    # Its rule is for `*`, which in a page is everything; the page's own style has it for figures.
+    # Its CSS rule selects `*`, which is the whole page; the page's own style has the rule for svg.
     body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = body.replace("xlink:href", "href")
     used = set(_USED.findall(body))
-    # Figures of one page repeat ids such as `axes_1`: only those that are used stay, under names
-    # that hold the figure's.
+    # Ids such as `axes_1` occur in every figure of the page. So ids that are not used are removed,
+    # and the others get the figure's name as a prefix.
     body = _ID.sub(lambda match: _kept_id(match[1], name, used, tips), body)
     body = _USED.sub(lambda match: match[0].replace("#", f"#{name}-"), body)
     body = _FONT.sub(f"font-family: {FONTS}", body)
@@ -63,7 +63,7 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     body = re.sub(r"\s*\n\s*", "\n", body)
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     pixels = round(width * 96 / 72 * ZOOM)
-    # On a phone a figure of two panels scrolls: at its width, letters of 3 pixels remain of it.
+    # On a phone a figure of two panels scrolls: shrunk to the screen, its letters have 3 pixels.
     least = round(pixels * LEAST)
     keys = ' tabindex="0"' if tips else ""
     return (

@@ -1,6 +1,6 @@
-"""Compare two sweeps, or two cells, that differ in one thing: level by level, and by endpoints.
+"""Compare two sweeps, or two cells, that differ in one key: level by level, and by endpoints.
 
-The curves that both have are drawn and tested as in a report, with the other sweep as baseline.
+Curves that both sides have are drawn and tested as in a report, with the other side as baseline.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def compare_sweeps(
     console: Console | None = None,
     **options: Any,
 ) -> list[Verdict]:
-    """Print and draw `one` minus `other`, each a sweep, a root or a cell's folder.
+    """Print and draw `one` minus `other`; each is the folder of a sweep, a root or a cell.
 
-    The folder is `out`, or in the root of `one` `compare/` and the two names. `options` are keys of
-    `report`.
+    The files are written to `out`, or to `compare/ONE-OTHER` in the root of `one`. `options` are
+    keys of `report`. Returns the tests.
 
-    Raises: ValueError: `by` names no group or setting of theirs, they differ in more than one thing
-        that it does not name, or they share no curve.
+    Raises: ValueError: one side has no records, `by` names a key that neither side has, the sides
+        differ in several keys that `by` does not all name, or they share no curve.
     """
     console = console or Console()
     config = layout(options)
@@ -59,7 +59,7 @@ def compare_sweeps(
     check_keys("compare: by", by, [cell for side in sides for cell in side.results.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
     tickets = [name for name in _FROM_TICKETS if name in (config.figures or ())]
-    # Those figures look up tickets by their stage in one store, that of `one`.
+    # These figures look up the tickets of both sides in the store of `one`.
     if tickets and sides[0].results.root != sides[1].results.root:
         raise ValueError(
             f"compare: report.figures=[{','.join(tickets)}] reads the tickets of both from one "
@@ -76,14 +76,15 @@ def compare_sweeps(
 
 
 def _tables(both: SweepComparison) -> Iterator[Table]:
-    # Under the names that tell the sweeps apart: "random minus random" would not say whose.
+    # `verdict_tables` labels the lines with the names of their sweeps: "random minus random" would
+    # not say which is which.
     yield from verdict_tables(both)
     for pair in both.paired[1]:
         yield _endpoints(both.one, pair)
 
 
 def _remarks(both: SweepComparison) -> Iterator[str]:
-    """What the tables leave out: caveats, curves without a partner, unfinished or mixed sweeps."""
+    """Yield what the tables do not show: caveats, unmatched curves, unfinished or mixed sweeps."""
     pairs = both.paired[1]
     tested = [v.curve for v in both.tests]
     for a, _ in pairs:
@@ -110,15 +111,15 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
 
 
 def _endpoints(analysis: Analysis, pair: Pair) -> Table:
-    """The endpoints per run of a line, `one` minus `other`."""
+    """The table of a line's endpoints per run, `one` minus `other`."""
     config, (a, b) = analysis.layout, pair
     table = new_table(
         f"{a.label}: endpoints per run, sparsities in % and {analysis.metric_label}: difference ± "
         "half of its 95% interval",
         ("", "difference", "p", "exact", "test"),
     )
-    # The mean over a longer curve contains sparser networks and is lower. So both curves are used
-    # only down to the density that both reach; `compare_endpoint` does so for sparsities.
+    # The mean over a longer curve includes sparser networks and is lower. So both curves are used
+    # only down to the density that both reach; `compare_endpoint` does the same for sparsities.
     least = shared_density((a, b))
     left, right = ((curve, endpoints(curve, config, least=least)) for curve in (a, b))
     for name in PER_RUN:

@@ -1,7 +1,7 @@
 """Report a sweep or a root: tables in the terminal, a page, figures, and every number as CSV.
 
-It reads files only: manifest.json, config.yaml, records.jsonl and, where the store has them,
-tickets. So it runs without torch, while the sweep is still running, and on copied files.
+A report only reads files: manifest.json, config.yaml, records.jsonl and, if the store has them,
+tickets. So it needs no torch, and it works on copied files and while the sweep is still running.
 """
 
 from __future__ import annotations
@@ -50,28 +50,29 @@ def report(
     trust: Collection[str] | None = (),
     **options: Any,
 ) -> Path:
-    """Print and write the report of a sweep's folder or of a whole root; returns its folder.
+    """Print and write the report of a sweep's folder or of a whole root; return its folder.
 
-    The folder is `out`, or `report/` inside `source`; where a sweep holds several experiments, each
-    has a folder in it. `options` are keys of `report`: they win over those of `layout_file` (a yaml
-    with `report:`, such as an experiment's), and these over those of the sweep. Figures of a user's
-    that the sweep asks for are drawn by functions of the modules in `trust`, or of any if None.
+    The folder is `out`, or `report/` inside `source`. If a sweep has several experiments, each has
+    a subfolder. `options` are keys of `report`: they override those of `layout_file` (a yaml with
+    `report:`, such as an experiment's), which override those of the sweep. User-defined figures in
+    the sweep's own keys must come from the modules in `trust`, or from any module if it is None.
 
-    Raises: ValueError for a wrong option, for a folder without a cell, and for every file or line
-        that cannot be read.
+    Raises: ValueError: an option is wrong, the folder has no cell, a figure's module is not
+        trusted, or a file or line cannot be read.
     """
     console = console or Console()
     options = {**(_options_in(layout_file) if layout_file else {}), **options}
     if "figures" not in options:
         _check_own_figures(layouts(source).values(), source, trust)
-    # Before the records are read: what changes meanwhile makes the report one of older inputs.
+    # Taken before the records are read, so that a record written meanwhile marks this report as
+    # outdated.
     made_from = digest_of_inputs(source)
     folder = out or source / "report"
     audit, cells = audited_cells(source)
     by_experiment = _analyses(source, options, cells)
     if not any(analysis.results.cells for analysis in by_experiment.values()):
         raise ValueError(f"report: `{source}` has no cell yet; give a sweep or a root that ran")
-    del cells  # they hold every config twice
+    del cells  # saves memory: they hold every config twice
     profiles = list(read_profiles(source / "logs"))
     profile = profile_table(profiles)
     for name, analysis in by_experiment.items():
@@ -103,11 +104,12 @@ def check(
     console: Console | None = None,
     trust: Collection[str] | None = (),
 ) -> bool:
-    """Whether all of a written report still is what the data say; prints what is not.
+    """Whether a written report still matches the data behind it; prints each difference.
 
-    Nothing is written. Each report is drawn again with the options that it was written with.
+    Nothing is written. Each report is computed again with the options that it was written with.
 
-    Raises: ValueError: there is no report, or the files behind it cannot be read.
+    Raises: ValueError: the folder has no report, the files behind it cannot be read, or a figure's
+        module is not trusted.
     """
     console = console or Console()
     folder = out or source / "report"
@@ -117,8 +119,8 @@ def check(
         place = folder / subfolder(name)
         written = read_report_json(place)
         _check_own_figures([written["layout"]], place, trust)
-        # The options of one experiment may name lines that another has not, so each is analysed
-        # with its own, and the rest of that analysis is thrown away.
+        # The options of one experiment may name lines that another experiment lacks. So the sweep
+        # is analysed once with each experiment's options, and only that experiment is kept.
         analysis = _analyses(source, written["layout"])[name]
         figures = [*draw_figures(analysis)[0], *profile]
         gone = report_files.without_tickets(written, figures, analysis.results.root)
@@ -135,7 +137,7 @@ def check(
 def _check_own_figures(
     reports: Iterable[Mapping[str, Any]], where: Path, trust: Collection[str] | None
 ) -> None:
-    """Raises: ValueError: a stored report asks for a figure of a module that nobody trusts."""
+    """Raises: ValueError: a stored report names a figure of a module that is not trusted."""
     if trust is not None:
         for keys in reports:
             check_trusted(keys.get("figures"), where=f"report: {where}", trust=trust)
@@ -145,7 +147,7 @@ def _analyses(
     source: Path, options: Mapping[str, Any], audited: Iterable[AuditedCell] = ()
 ) -> dict[str, Analysis]:
     """The analysis of each experiment, by name."""
-    # The records must hold every metric that some experiment shows, so layouts are read first.
+    # Layouts are read first, because the records must have the metrics of all experiments.
     by_experiment = list(layouts(source).values()) or [{}]
     metrics = {m for keys in by_experiment for m in layout({**keys, **options}).metrics}
     results = read_results(source, metrics=metrics, audited=audited)
@@ -154,9 +156,9 @@ def _analyses(
 
 
 def _options_in(path: Path) -> Mapping[str, Any]:
-    """The keys under `report:` of a yaml."""
+    """Return the keys under `report:` in a yaml."""
     try:
-        with path.open(encoding="utf-8") as file:  # an error in it names the file
+        with path.open(encoding="utf-8") as file:  # open, so that a yaml error names the file
             content = yaml.safe_load(file)
     except OSError as error:
         raise ValueError(
@@ -171,13 +173,13 @@ def _options_in(path: Path) -> Mapping[str, Any]:
 
 
 def _words_of(source: Path) -> Sequence[str]:
-    """The overrides with which a sweep was last submitted; a root has none."""
+    """The overrides with which a sweep was last submitted; empty for a root."""
     manifest = SweepFolder(source).usable_manifest
     return () if manifest is None else manifest.words
 
 
 def _day_of(source: Path) -> str:
-    """The day (UTC) on which a sweep was last submitted; a root has none."""
+    """The day (UTC) on which a sweep was last submitted; empty for a root."""
     sweep = SweepFolder(source)
     if not sweep.exists:
         return ""
@@ -185,7 +187,7 @@ def _day_of(source: Path) -> str:
 
 
 def _title(analysis: Analysis) -> str:
-    """What the tables show, in one line."""
+    """The title of the tables: sweep, metric, moment of evaluation and kind of band."""
     results, band = analysis.results, BANDS[analysis.layout.band]
     moment = report_moment(analysis.curves, analysis.metric)
     what = " ".join(filter(None, [analysis.metric_label, moment]))

@@ -1,4 +1,4 @@
-"""The tests and the endpoints as the terminal and the page show them."""
+"""The tables of tests and endpoints, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TICKETS = {
 
 
 def endpoint_tables(analysis: Analysis) -> Iterator[Table]:
-    """Two tables per panel: the endpoints per run, and the picked tickets with their cost."""
+    """Yield two tables per panel: the endpoints per run, and the picked tickets with their cost."""
     for panel, pairs in group_by(analysis.endpoints, lambda pair: pair[0].panel).items():
         yield _runs_table(panel, pairs, analysis.layout)
         yield _tickets_table(panel, pairs, analysis.layout)
@@ -68,7 +68,7 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
         named_by=2,
     )
     for curve, endpoints in pairs:
-        # Without a dense network nothing can match it; the best ticket needs none.
+        # Matching needs a dense network; the best ticket does not.
         kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
         for kind in kinds:
             label = curve.label if kind == kinds[0] else ""
@@ -79,7 +79,7 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
 
 
 def verdict_tables(analysis: Analysis) -> Iterator[Table]:
-    """The tests, one table per tested line and the line it is tested against, a row per level."""
+    """Yield the tests: one table per pair of tested line and baseline, one row per level."""
     alpha = analysis.layout.alpha
     heads = (
         *("% left", "difference", "", "p", "Holm", "Student", "exact"),
@@ -104,7 +104,7 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
 
 
 def _difference(verdict: Verdict) -> str:
-    """A difference with its interval, if there is one."""
+    """Format a difference, with its interval if it has one."""
     metric, comparison = verdict.curve.metric, verdict.comparison
     difference, low, high = (
         fixed(metric.scale * value, metric.digits, sign="+")
@@ -114,20 +114,20 @@ def _difference(verdict: Verdict) -> str:
 
 
 def p_text(p: float, *, digits: int = 3) -> str:
-    """A p-value: 0.034, or <0.001, or - where there is none."""
+    """Format a p-value: 0.034, or <0.001, or - for NaN."""
     least = 10.0**-digits
     return "-" if math.isnan(p) else f"<{least:g}" if p < least else f"{p:.{digits}f}"
 
 
 def _count(verdict: Verdict) -> str:
-    """The seeds of a test: `5`, `3, 5` of line and baseline, `4 of 5` where some are missing."""
+    """The seeds of a test: `5`; `3, 5` for line and baseline; `4 of 5` if some are missing."""
     sides = zip(verdict.comparison.n, verdict.comparison.asked, strict=True)
     texts = (str(n) if n == asked else f"{n} of {asked}" for n, asked in sides)
     return ", ".join(dict.fromkeys(texts))
 
 
 def _mean(endpoint: Endpoint, curve: Curve) -> str:
-    """Mean over runs with half of its interval, and how many runs where some have no number."""
+    """Format the mean over runs and half of its interval; add the run count if runs are missing."""
     values = list(endpoint.values.values())
     if not values:
         return "-"
@@ -138,12 +138,12 @@ def _mean(endpoint: Endpoint, curve: Curve) -> str:
 
 
 def scale_and_digits(endpoint: str, metric: Quantity) -> tuple[float, int]:
-    """The factor from an endpoint to the unit that is shown, and its decimals."""
+    """Return the factor that converts an endpoint to the unit shown, and the number of decimals."""
     return (100.0, 2) if endpoint in SPARSITIES else (metric.scale, metric.digits)
 
 
 def _crossing(endpoint: Endpoint) -> str:
-    """Where the means leave the margin, and the two points of the grid that this lies between."""
+    """Format the sparsity at which the means leave the margin, and the two levels around it."""
     at = endpoint.crossing
     if at is None:
         return "-"
@@ -157,15 +157,15 @@ def _percent(part: float) -> str:
 
 
 def _ticket(endpoint: Endpoint, curve: Curve, workers: int | None) -> tuple[str, str, str]:
-    """A ticket's sparsity (and its place on its line), its metric, and the epochs to find it."""
+    """A ticket's sparsity (with `report.along` values), its metric, and the epochs to find it."""
     if endpoint.ticket is None:
         return "none", "", ""
     place = "".join(f"\n{at}" for at in endpoint.ticket.at)
     cost = endpoint.cost
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:.4g}"
     epochs += "" if math.isnan(cost.hours) else f" ({readable(3600 * cost.hours)})"
-    # A search along one chain of levels costs what the chain costs. One that tries several settings
-    # also has a total, a time on unlimited machines, and one on the machines of `report.workers`.
+    # A search along one chain of levels costs as much as the chain. A search that tries several
+    # settings also has a total, a time with unlimited workers, and a time with `report.workers`.
     totals_differ = (cost.sequential, cost.parallel) != (cost.chain, cost.chain)
     if totals_differ and not math.isnan(cost.chain):
         totals = [f"{cost.sequential:g} in all", f"{cost.parallel:g} in parallel"]
@@ -176,6 +176,6 @@ def _ticket(endpoint: Endpoint, curve: Curve, workers: int | None) -> tuple[str,
 
 
 def _seeds(endpoint: Endpoint, curve: Curve) -> str:
-    """Over how many of its seeds the mean of an endpoint is, where that is not all."""
+    """A line such as `3 of 5 seeds` if the mean of an endpoint lacks seeds; otherwise empty."""
     n, asked = len(endpoint.values), len(curve.seeds)
     return f"\n{n} of {asked} seeds" if n < asked else ""

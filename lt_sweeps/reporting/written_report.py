@@ -1,7 +1,7 @@
-"""A report that was written before: what it says of itself, and whether it still is right.
+"""A report that was written before: read its report.json, and check whether it is up to date.
 
-A complete sweep whose report is right is not reported again: see `is_current`. Nothing here draws
-or reads records, so that asking takes no time.
+The report of a complete sweep is not written again if it is up to date: see `is_current`. This
+module neither draws nor reads records, so that the check is fast.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ FILE = "report.json"
 FORMAT = "lt_sweeps.report/1"
 
 _PACKAGE = Path(__file__).parents[1]
-_ROOMS = ("reporting", "analysis", "storage", "config")  # what a report is made with
+_ROOMS = ("reporting", "analysis", "storage", "config")  # packages whose code makes a report
 
 
 def subfolder(experiment: str) -> str:
-    """The folder of an experiment in the report of a sweep with several."""
+    """The subfolder for an experiment, in the report of a sweep with several experiments."""
     return experiment.replace("/", "-")
 
 
 def is_current(source: Path) -> bool:
     """Whether the report in a sweep's folder is the one that would be written now.
 
-    That is so if all cells are done, and records, report keys and our code are those that it was
-    written with, and no file of it was changed.
+    This is the case if all cells are done, the report was written with the current records, report
+    keys and code, and none of its files was changed.
     """
     made_from = digest_of_inputs(source)
     names = {
@@ -71,9 +71,9 @@ def _is_current(folder: Path, made_from: str, keys: dict[str, Any]) -> bool:
 
 
 def digest_of_inputs(source: Path) -> str:
-    """Of the code, the cells and the records that a report is made from, a figure's own too.
+    """Return a digest of the code (custom figures included), cells and records behind a report.
 
-    Empty while a cell is not done, and for a root: their reports are written each time.
+    It is empty for a root, and while a cell is not done: such a report is written every time.
     """
     sweep = SweepFolder(source)
     if not sweep.exists:
@@ -81,7 +81,7 @@ def digest_of_inputs(source: Path) -> str:
     digest = hashlib.sha256(digest_of_code().encode())
     try:
         digest.update(json.dumps(_code_of_figures(sweep), sort_keys=True).encode())
-    except ValueError:  # it is not there any more
+    except ValueError:  # the source of a custom figure cannot be found any more
         return ""
     for cell in sweep.manifest.cells:
         try:
@@ -97,7 +97,7 @@ def digest_of_inputs(source: Path) -> str:
 
 
 def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
-    """A hash by name of the modules behind figures of a user's, which are found and not run."""
+    """Return a hash by name of the modules behind custom figures; their code is read, not run."""
     reports = sweep.manifest.reports.values()
     asked = (figure for keys in reports for figure in keys.get("figures") or ())
     own = [str(figure.get("_target_")) for figure in asked if isinstance(figure, Mapping)]
@@ -105,16 +105,16 @@ def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
 
 
 def digest_of_code() -> str:
-    """Of our modules and templates that a report is made with."""
+    """Return a digest of the modules and templates of this package that make a report."""
     paths = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.*"))
     sources = [p.read_bytes() for p in paths if p.suffix in (".py", ".html")]
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
 def read_report_json(folder: Path) -> dict[str, Any]:
-    """What the last report in a folder says of itself.
+    """Read the report.json of the last report in a folder.
 
-    Raises: ValueError: no report has been written there.
+    Raises: ValueError: the folder has no report.json, or it is damaged or from a newer version.
     """
     path = folder / FILE
     try:
@@ -138,14 +138,14 @@ def read_report_json(folder: Path) -> dict[str, Any]:
 
 
 def file_faults(folder: Path, checksums: dict[str, str]) -> Iterator[str]:
-    """A line for each written file that is no longer as it was written."""
+    """Yield a line for each file that is missing or was changed since it was written."""
     for name, written in checksums.items():
         if fault := _fault(folder / name, written):
             yield f"{name}: {fault}"
 
 
 def _fault(path: Path, written: str) -> str:
-    """What is wrong with a written file; nothing if it is as it was written."""
+    """Say what is wrong with a written file; empty if the file is unchanged."""
     try:
         unchanged = checksum(read_file(path)) == written
     except FileNotFoundError:
@@ -156,5 +156,5 @@ def _fault(path: Path, written: str) -> str:
 
 
 def checksum(content: bytes) -> str:
-    """The sha256 of a file's content."""
+    """Return the sha256 of a file's content, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
