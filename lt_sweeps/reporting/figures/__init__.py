@@ -1,7 +1,7 @@
-"""Figures of a report, each in a file of its own, at the size in which a paper prints them.
+"""Figures of a report, each written to its own files, at the size in which a paper prints them.
 
-A figure is a function of the analysis. It raises `NotDrawn` with a reason where the data lack what
-it needs. To add one: write the function, name it in `FIGURES` and in `report_config`.
+A figure is a function of the analysis. It raises `NotDrawn` with a reason if the data are not
+enough. To add a figure, write the function, and name it in `FIGURES` and in `report_config`.
 Start at `draw_figures`.
 """
 
@@ -23,7 +23,7 @@ from lt_sweeps.reporting.figures.sign_changes import sign_figures
 from lt_sweeps.reporting.figures.training_costs import cost_figures
 from lt_sweeps.reporting.figures.weight_plane import plane_figures
 
-# By their names in `report.figures`, in their order on the page.
+# Figures by their name in `report.figures`, in page order.
 FIGURES: Mapping[str, Callable[[Analysis], list[Figure]]] = {
     "curves": accuracy_curves.metric_figures,
     "by_sparsity": accuracy_curves.sparsity_figures,
@@ -39,7 +39,10 @@ FIGURES: Mapping[str, Callable[[Analysis], list[Figure]]] = {
 
 
 def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:
-    """The figures that the layout names, or all that the data allow; and why others are missing."""
+    """Draw the figures that the layout names, or all that the data allow.
+
+    Returns the figures, and a line with the reason for each figure that is not drawn.
+    """
     wanted = analysis.layout.figures
     drawn: list[Figure] = []
     reasons: list[str] = []
@@ -49,8 +52,9 @@ def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:
     for name, draw in chosen.items():
         try:
             for figure in draw(analysis):
-                # Its files would replace those of the other. Of ours, two are the same figure,
-                # asked for as `test_metric` and as `test_accuracy`: the first has the tests.
+                # A figure with the name of another would overwrite its files. A built-in figure
+                # repeats a name only if it is the same figure, requested as `test_metric` and as
+                # `test_accuracy`; the first one is kept, because it shows the tests.
                 if figure.name not in (*REPORT_FILES, *(other.name for other in drawn)):
                     drawn.append(figure)
                 elif name not in FIGURES:

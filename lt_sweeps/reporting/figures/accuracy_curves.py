@@ -32,12 +32,12 @@ from lt_sweeps.reporting.figures.style import Style
 from lt_sweeps.reporting.figures.worth import capped, leave_out_if, one_point
 from lt_sweeps.reporting.result_tables import percent_text
 
-_SEEDS = 20  # as many values as fit beside a point
+_SEEDS = 20  # the number of values shown in a tip
 _SUFFIXES = {"remaining": "", "sparsity": "_by_sparsity", "level": "_by_level"}  # of file names
 
 
 def metric_figures(analysis: Analysis) -> list[Figure]:
-    """Each metric of `report.metrics` against `report.x`; the first one with stars of tests."""
+    """Draw each metric of `report.metrics` against `report.x`; only the first has test stars."""
     layout, first = analysis.layout, analysis.layout.metrics[0]
     return [
         figure
@@ -49,13 +49,13 @@ def metric_figures(analysis: Analysis) -> list[Figure]:
 
 
 def sparsity_figures(analysis: Analysis) -> list[Figure]:
-    """The first metric against sparsity on a linear axis."""
+    """Draw the first metric against sparsity on a linear axis."""
     leave_out_if(analysis, one_point(analysis.curves))
     return _figures(analysis, analysis.layout.metrics[0], "sparsity")
 
 
 def early_stop_figures(analysis: Analysis) -> list[Figure]:
-    """The step with the lowest validation loss, which says how soon a ticket learns."""
+    """Draw the step with the lowest validation loss, which shows how fast a ticket learns."""
     if not any(row.best_step is not None for c in analysis.results.cells for row in c.rows):
         raise NotDrawn("no record has a `best_step`, the step with the lowest validation loss")
     curves = analysis.curves_of("best_step")
@@ -66,7 +66,7 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
 def _figures(
     analysis: Analysis, asked: str, x: str, verdicts: Sequence[Verdict] = ()
 ) -> list[Figure]:
-    """The figure of a metric; where it is a task's own (`test_metric`), one for each of these."""
+    """The figure of a metric; `test_metric` gives one figure for each metric that a task has."""
     by_metric = group_by(analysis.curves_of(asked), lambda curve: curve.metric)
     by_metric = by_metric or {Quantity.of(analysis.name_of(asked)): []}
     return [
@@ -91,7 +91,7 @@ def _figure(
     *,
     is_first: bool,
 ) -> Figure:
-    """One picture. `is_first`: of the first metric, which alone has `report.ylim` and tips."""
+    """One figure. `is_first`: it shows the first metric, and so has `report.ylim` and tips."""
     layout = analysis.layout if is_first else replace(analysis.layout, ylim=None)
     drawn = _distinguishable(curves)
     return Figure(
@@ -125,14 +125,14 @@ def _figure(
 
 
 def _styles(analysis: Analysis, drawn: Sequence[Curve]) -> dict[str, Style]:
-    """The style of each line, by its name. Lines with one label look the same in all figures."""
+    """The style of each line, by its name. Lines with equal labels look the same in all figures."""
     labels = [curve.label for curve in (*analysis.curves, *drawn)]
     styles = style.line_styles(labels)
     return {curve.name: styles[curve.label] for curve in drawn}
 
 
 def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> dict[str, str]:
-    """For each marker, by its id: line, level, mean and band, and the value of each seed."""
+    """The tooltip of each marker, by its id: line, level, mean and band, and the value per seed."""
     text = metric.value_text
     tips = {}
     for curve in curves:
@@ -150,7 +150,7 @@ def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> di
 
 
 def _distinguishable(curves: Sequence[Curve]) -> list[Curve]:
-    """The first lines of each panel, as many as there are styles: further ones would repeat one."""
+    """The first lines of each panel, one per style; more lines would repeat a style."""
     panels = by_panel(curves).values()
     first = {(curve.panel, curve.name) for panel in panels for curve in panel[: style.LOOKS]}
     return [curve for curve in curves if (curve.panel, curve.name) in first]
@@ -164,7 +164,7 @@ def _draw(
     x: str,
     verdicts: Sequence[Verdict],
 ) -> Sheet:
-    # Without records there is one panel, which says so.
+    # Without records, one panel says "no records yet".
     panels = list(by_panel(curves).values()) or [[]]
     sheet = style.new_sheet(len(panels), legend=_legend(curves, styles, layout, metric))
     for axes, panel_curves in zip(sheet.axes, panels, strict=True):
@@ -181,7 +181,7 @@ def _legend(
     entries = [style.legend_entry(label, look) for label, look in labels.items()]
     unpruned = [point for curve in curves for point in curve.points if not point.pruned]
     if unpruned:
-        # A line of the sweep may be called `dense` itself.
+        # A line of the sweep may have the name `dense`.
         name = "mean of dense" if "dense" in labels else "dense"
         if any(point.scored for point in unpruned):
             untrained = all(point.scored for point in unpruned)
@@ -196,7 +196,7 @@ def _legend(
 def _data(
     curves: Sequence[Curve], layout: ReportConfig, metric: str, verdicts: Sequence[Verdict]
 ) -> pd.DataFrame:
-    """Everything that is plotted, in the units of the records."""
+    """All numbers that are plotted, in the units of the records."""
     stars = {(v.curve.panel, v.curve.name, v.point.stages): v.mark(layout.alpha) for v in verdicts}
     rows = []
     for curve in curves:
@@ -222,7 +222,7 @@ def _data(
                     "source": "",
                 }
             )
-    # A published line may have the name of a line of ours; its rows then have that line's label.
+    # A published line may have the name of a measured line; its rows then get that line's label.
     labels = {curve.name: curve.label for curve in curves}
     for title, panel_curves in by_panel(curves).items():
         for published in published_for(layout, panel_curves, metric):
@@ -242,7 +242,7 @@ def _data(
 
 
 def _left_out(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> str:
-    """The points that the picture lacks: those without a number, and those outside its axis."""
+    """Describe the points that are not in the picture: no finite number, or outside the y axis."""
     sentences, below, above = [], list[float](), list[float]()
     if any(len(drawable_points(curve)) < len(curve.points) for curve in curves):
         sentences.append("Levels with no finite replicate or no weight left are not drawn.")

@@ -12,7 +12,7 @@ from lt_sweeps.analysis.curve import Point
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 
-_AXIS, _TICK_SPACE = 2.5, 0.25  # inches: about the length of an x axis, and between tick labels
+_AXIS, _TICK_SPACE = 2.5, 0.25  # inches: rough length of an x axis; least space between labels
 X_NAMES = {
     "remaining": "Weights remaining (%)",
     "sparsity": "Sparsity (%)",
@@ -23,7 +23,7 @@ Lines = Mapping[str, Sequence[Point]]
 
 
 def x_position(point: Point, x: str) -> float:
-    """The place of a point on an x axis that shows `x` (a key of `X_NAMES`)."""
+    """Return the position of a point on an x axis that shows `x` (a key of `X_NAMES`)."""
     if x == "remaining":
         return point.percent
     return 100 - point.percent if x == "sparsity" else float(point.level)
@@ -35,20 +35,20 @@ def y_limits(
     metric: Quantity,
     published: Sequence[Published] = (),
 ) -> tuple[float, float]:
-    """Lower and upper end of the y axis, in the record's unit.
+    """Return the lower and upper end of the y axis, in the record's unit.
 
-    The axis of an accuracy, of another metric of a task or of a loss leaves out points that are far
-    worse than the rest where they would flatten everything else. That of an accuracy always holds
-    the best curve whole. Published numbers are treated as curves are.
+    Points that are far worse than the rest are left outside the axis if they would flatten all
+    other curves. This applies to accuracies, losses and the metrics that judge a task. The axis of
+    an accuracy always contains the whole best curve. Published numbers are treated like curves.
     """
-    # Near 99% sparsity some curves fall to chance (10% of ten classes), while the differences that
-    # a paper is about are one or two points at 97%. On an axis from 10% to 98% nobody sees them.
-    # An R2 has no lower end and a perplexity no upper one: a network that diverged has an R2 of
-    # -1e6. So: `floor` is the worst mean that must be visible. The axis may reach twice as far from
-    # the best as the floor lies (`cut`); it is cut there only if the data would make it more than
-    # three times as long. Between the two factors nothing is cut: a slightly flat picture is better
-    # than one that hides a point for little gain. Curves that leave are marked, and the caption
-    # says how far they go. Everything is computed in worths, which are larger where it is better.
+    # Near 99% sparsity some curves fall to chance (10% for ten classes), while a paper discusses
+    # differences of one or two points at 97%. These are invisible on an axis from 10% to 98%. An R2
+    # has no lower bound and a perplexity no upper bound: a network that diverged has an R2 of -1e6.
+    # So the floor is defined as the worst mean that must be visible, and `cut` is twice as far from
+    # the best value as the floor. The axis ends at `cut` only if it would otherwise be more than
+    # three times as long as that. Between these factors nothing is cut: a slightly flat picture is
+    # better than one that hides a point for little gain. Curves that leave the panel are marked,
+    # and the caption says how far they go. All values here are worths, for which larger is better.
     points = [point for curve in curves for point in curve]
     means = [(point.percent, metric.worth(point.mean)) for point in points]
     means += [
@@ -61,16 +61,16 @@ def y_limits(
         cut = high - 2 * (high - _floor(means))
         if high - low > 3 * (high - cut):
             low = cut
-        # The edge of a band of standard deviations may lie above 100%; the axis does not.
+        # A band of standard deviations may go beyond 0% or 100%; the axis does not follow it.
         low = max(low, 0.0)
         high = min(high, 1.0)
     elif metric.judges or metric.kind == "loss":
-        # The band of a point that lies outside may reach far to the good side too.
+        # A point outside the axis may have a band that reaches far to the good side too.
         best = max(mean for _, mean in means)
         reach = 2 * (best - _unbounded_floor(means))
         low = best - reach if best - low > 3 * reach else low
         high = best + reach if high - best > 3 * reach else high
-    # Room for markers; where all numbers are equal, enough for an axis to exist.
+    # Room for markers; if all numbers are equal, 0.01, so that the axis has a length.
     room = 0.05 * (high - low) or 0.01
     ends = metric.worth(low - room), metric.worth(high + room)
     return min(ends), max(ends)
@@ -82,7 +82,7 @@ def panel_limits(
     metric: Quantity,
     published: Sequence[Published],
 ) -> tuple[float, float]:
-    """The limits of a panel's y axis: those of `report.ylim`, or those that fit its points."""
+    """Return the limits of a panel's y axis: `report.ylim`, or limits that fit its points."""
     if layout.ylim is None:
         return y_limits(curves, layout.band, metric, published)
     low, high = layout.ylim
@@ -90,9 +90,10 @@ def panel_limits(
 
 
 def set_x_axis(axes: Axes, lines: Lines, x: str) -> None:
-    """Percent remaining reversed and logarithmic, as the papers draw it; the others linear."""
-    # Each pruning keeps the same fraction of what is left, so levels are evenly spaced on a
-    # logarithmic axis; on a linear one the sparse half of a curve is the last 2% of its width.
+    """Set the scale and ticks: reversed and logarithmic for percent remaining, otherwise linear."""
+    # The papers draw percent remaining like this. Each pruning keeps the same fraction of the
+    # remaining weights, so levels are evenly spaced on a logarithmic axis; on a linear axis the
+    # sparse half of a curve is the last 2% of its width.
     measured = sorted({p.percent for points in lines.values() for p in points}, reverse=True)
     if x == "remaining":
         _remaining(axes, measured)
@@ -110,7 +111,7 @@ def set_y_axis(
     layout: ReportConfig,
     metric: Quantity,
 ) -> tuple[float, float]:
-    """Set limits and ticks; returns the limits in the record's unit."""
+    """Set limits and ticks; return the limits in the record's unit."""
     ends = panel_limits(list(lines.values()), layout, metric, published)
     axes.set_ylim(*(metric.scale * end for end in ends))
     whole = metric.name.endswith(("step", "steps"))
@@ -120,14 +121,17 @@ def set_y_axis(
 
 
 def where_it_leaves(points: Sequence[Point], edge: float, x: str, *, up: bool) -> float | None:
-    """The x position at which a line first crosses an edge of its panel, `up` or down; or None."""
+    """Return the x position where a line first leaves the panel over `edge`; None if it does not.
+
+    `edge` is the upper edge of the panel if `up` is True, otherwise the lower one.
+    """
     for i, point in enumerate(points):
         if point.mean > edge if up else point.mean < edge:
             last = points[max(i - 1, 0)]
             fall = last.mean - point.mean
             part = (last.mean - edge) / fall if fall else 0
-            # The mark has to sit on the line as drawn, and a line that is straight on a logarithmic
-            # axis goes through the geometric means of its ends.
+            # The mark must be on the line as it is drawn. On a logarithmic axis a straight line
+            # passes through the geometric means of its ends, so x is interpolated geometrically.
             if x == "remaining":
                 return last.percent * (point.percent / last.percent) ** part
             return x_position(last, x) + (x_position(point, x) - x_position(last, x)) * part
@@ -135,22 +139,22 @@ def where_it_leaves(points: Sequence[Point], edge: float, x: str, *, up: bool) -
 
 
 def tick_text(x: float) -> str:
-    """A percent as short as a tick has room for: 100, 51.2, 16.8, 0.55."""
+    """Format a percent, short enough for a tick: 100, 51.2, 16.8, 0.55."""
     return f"{x:.0f}" if x >= 99.95 else f"{x:.1f}" if x >= 0.95 else f"{x:.2g}"
 
 
 def _remaining(axes: Axes, measured: Sequence[float]) -> None:
-    """A tick at every measured percent, a label where there is room."""
+    """Set a tick at every measured percent, with a label if there is room."""
     axes.set_xscale("log")
     most, least = measured[0], measured[-1]
-    # 3% of the width on each side, in factors because the axis is logarithmic; where a single
-    # percent was measured that is no width, so at least a factor of 1.03. The limits are given
-    # from large to small, which turns the axis round: pruning goes to the right.
+    # A margin of 3% of the width on each side, as a factor because the axis is logarithmic. With a
+    # single measured percent there is no width, so the factor is at least 1.03. Limits from large
+    # to small reverse the axis, so that sparsity increases to the right.
     margin = max((most / least) ** 0.03, 1.03)
     axes.set_xlim(most * margin, least / margin)
     decades = math.log10(most / least * margin**2)
-    # From the densest on, a percent gets its label if that of the last one is far enough away.
-    # Powers of ten would be easier to place, and no level lies at one.
+    # From the densest on, a percent gets a label if the previous label is far enough away. Labels
+    # at powers of ten would be easier to place, but no level is at a power of ten.
     labelled: list[float] = []
     for x in measured:
         if not labelled or math.log10(labelled[-1] / x) / decades * _AXIS >= _TICK_SPACE:
@@ -162,10 +166,11 @@ def _remaining(axes: Axes, measured: Sequence[float]) -> None:
 
 
 def _floor(points: Sequence[tuple[float, float]]) -> float:
-    """The lowest accuracy that must be visible, from pairs of percent remaining and mean."""
-    # Points below Tukey's fence, Q1 - 1.5 IQR of all means, are outliers and may be left out. The
-    # best curve may not: where every curve falls, the fall of the best is the result. The best mean
-    # at each percent stands for it, since one curve may be best when dense and another when sparse.
+    """Return the lowest accuracy that must be visible, from pairs of percent remaining and mean."""
+    # Points below Tukey's fence, Q1 - 1.5 IQR of all means, are outliers and may be left out, but
+    # not those of the best curve: if every curve falls, the fall of the best one is the result. The
+    # best curve is the best mean at each percent, because different lines may be best when dense
+    # and when sparse.
     means = sorted(mean for _, mean in points)
     q1, q3 = means[len(means) // 4], means[(3 * len(means)) // 4]
     best = _best_by_place(points).values()
@@ -173,10 +178,11 @@ def _floor(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _unbounded_floor(points: Sequence[tuple[float, float]]) -> float:
-    """The worst mean that must be visible where no value is too bad to occur, in worths."""
-    # Even the best curve may diverge, so it is not held whole. The median over the levels of the
-    # best mean does not move with a few levels that do; three times its distance from the best is
-    # allowed below it, and a distance of nothing counts as 2% of the best.
+    """Return the worst mean that must be visible, as a worth, if a metric has no worst value."""
+    # Even the best curve may diverge, so it need not be visible as a whole. The median over levels
+    # of the best mean is not affected by a few levels that diverge. The floor is below this median
+    # by three times its distance from the best level, which counts as at least 2% of the best. The
+    # floor is never below the worst mean.
     best = list(_best_by_place(points).values())
     top, middle = max(best), sorted(best)[len(best) // 2]
     distance = max(top - middle, 0.02 * abs(top))
@@ -184,10 +190,10 @@ def _unbounded_floor(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _best_by_place(points: Sequence[tuple[float, float]]) -> dict[float, float]:
-    """The best mean at each percent remaining."""
+    """Return the best mean at each percent remaining."""
     best: dict[float, float] = {}
     for percent, mean in points:
-        # Two schedules of one rate reach 16.78% and 16.79%, which are one place.
+        # Two schedules with the same rate reach 16.78% and 16.79%, which count as one percent.
         place = round(percent, 1)
         best[place] = max(best.get(place, -math.inf), mean)
     return best

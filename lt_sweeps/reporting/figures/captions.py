@@ -1,7 +1,7 @@
 """The sentences of a caption: everything that a reader needs in order to judge a figure.
 
-A caption is read away from its report, beside a picture that was copied into a paper or a chat. It
-therefore repeats how many seeds there are, which test was used and what is missing.
+A caption is often read without its report, next to a picture that was copied into a paper or chat.
+It therefore repeats the number of seeds, the tests that were used and what is missing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lt_sweeps.analysis.verdict_sentences import caveats
 from lt_sweeps.config.quantities import OWN, Quantity, kind_of
 from lt_sweeps.config.report_config import BANDS, ReportConfig
 
-_NAMED = 6  # lines of which a sentence says the names
+_NAMED = 6  # a sentence names up to this many lines, and counts more
 _MOMENTS = {"best": "at the lowest validation loss", "end": "at the end of training"}
 
 
 def caption(analysis: Analysis, *sentences: str) -> str:
-    """The question, the sentences of this figure, and those that every figure has."""
+    """Join the report's title, the sentences of a figure, and those that all figures have."""
     title = (analysis.layout.title or "").rstrip(".")
     unfinished = analysis.results.unfinished
     whole = [
@@ -35,13 +35,13 @@ def caption(analysis: Analysis, *sentences: str) -> str:
 
 
 def versions_sentence(versions: Sequence[str]) -> str:
-    """A warning where the records come from more than one version of the code."""
+    """A warning if the records come from more than one version of the code; otherwise empty."""
     several = f"Made by {len(versions)} versions of the code: {', '.join(versions)}."
     return several if len(versions) > 1 else ""
 
 
 def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
-    """How many seeds the means are taken over, and what the band shows."""
+    """Say how many seeds the means are taken over, and what the band shows."""
     points = [point for curve in curves for point in curve.points if point.n_finite]
     if not points:
         return ""
@@ -58,13 +58,13 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
 
 
 def span_text(counts: Iterable[int]) -> str:
-    """`5`, or `3 to 5` where they differ."""
+    """Format counts as `5`, or as `3 to 5` if they differ."""
     several = sorted(set(counts))
     return " to ".join(str(count) for count in dict.fromkeys((several[0], several[-1])))
 
 
 def marker_sentence(curves: Sequence[Curve]) -> str:
-    """The meaning of open and of faint markers, where the figure has some."""
+    """Explain open and faint markers, if the figure has any."""
     points = [(curve, point) for curve in curves for point in curve.points]
     lost = sum(p.n_collapsed for _, p in points), sum(p.n - p.n_finite for _, p in points)
     absent = sum(len(curve.seeds) - point.n for curve, point in points)
@@ -80,12 +80,12 @@ def marker_sentence(curves: Sequence[Curve]) -> str:
 
 
 def report_at_sentence(curves: Sequence[Curve], metric: str) -> str:
-    """The moment of training that the number is taken from, by line where they disagree on it."""
+    """Say when in the training the metric was evaluated, by line if the lines differ."""
     return f"Evaluated {moment}." if (moment := report_moment(curves, metric)) else ""
 
 
 def report_moment(curves: Sequence[Curve], metric: str) -> str:
-    """`at the lowest validation loss`; nothing for a metric that is no evaluation."""
+    """`at the lowest validation loss`; empty for a metric that is not from an evaluation."""
     when = metric.split("_")[0]
     if when in _MOMENTS:
         return _MOMENTS[when]
@@ -98,13 +98,13 @@ def report_moment(curves: Sequence[Curve], metric: str) -> str:
 
 
 def _names_or_count(curves: Sequence[Curve]) -> str:
-    """The labels of a few lines; a whole root has dozens, whose names would fill a page."""
+    """Name a few lines, or count many: the dozens of names in a whole root would fill a page."""
     labels = list(dict.fromkeys(curve.label for curve in curves))
     return ", ".join(labels) if len(labels) <= _NAMED else f"{len(labels)} lines"
 
 
 def chosen_text(layout: ReportConfig, metric: str) -> str:
-    """How the best of several tickets is chosen: `by validation accuracy; test accuracy shown`."""
+    """Say how the best ticket is chosen: `by validation accuracy; test accuracy shown`."""
     chooser, shown = layout.chooser(metric), _words_of(metric)
     if chooser == metric:
         return f"by {shown} itself"
@@ -112,13 +112,13 @@ def chosen_text(layout: ReportConfig, metric: str) -> str:
 
 
 def _words_of(metric: str) -> str:
-    """`validation accuracy`; `test metric of each task` where the tasks have several."""
+    """`validation accuracy`, or `test metric of each task` if the metric depends on the task."""
     words = Quantity.of(metric).words.replace("val ", "validation ")
     return f"{words} of each task" if kind_of(metric) == OWN else words
 
 
 def winning_sentences(analysis: Analysis) -> list[str]:
-    """How many winning tickets each line has, where the layout names a control."""
+    """Say how many winning tickets each line has, if the layout names a control."""
     if not analysis.controlled:
         return []
     wins = [
@@ -135,10 +135,10 @@ def winning_sentences(analysis: Analysis) -> list[str]:
 
 
 def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
-    """The meaning of stars and crosses if there are any, the tests, and the limits of the tests."""
+    """Explain stars and crosses if there are any, the tests, and the limits of the tests."""
     if not verdicts:
         return ""
-    # Figures of one metric are drawn apart, so that one of them says it for all.
+    # A figure shows one metric, so its first verdict tells the direction of all.
     lower = verdicts[0].curve.metric.lower_is_better
     better, worse = ("below", "above") if lower else ("above", "below")
     marks = (
@@ -151,14 +151,14 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 
 
 def not_inferior_sentence(analysis: Analysis) -> str:
-    """How sparse each line may be and still be as good as dense, with the test and its margin."""
+    """Say how far each line can be pruned without being inferior to dense; name test and margin."""
     reached = [
         # "100%" would read as a perfect score.
         (curve, f"{100 * (1 - sparsity):.3g}%" if sparsity else "at no level")
         for curve, endpoints in analysis.endpoints
         if not math.isnan(sparsity := endpoints["sparsest_tested"].sparsity)
     ]
-    # A t-test of one seed does not exist, and a list of 0% for every line would read as a result.
+    # A t-test needs two seeds. With one seed, "at no level" for every line would read as a result.
     if not reached or max(len(curve.seeds) for curve in analysis.curves) < 2:
         return ""
     return (
@@ -169,8 +169,8 @@ def not_inferior_sentence(analysis: Analysis) -> str:
 
 
 def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
-    """`random 26.8%, movement 41%`, by panel where the sweep has several."""
-    # One line may stand in several panels, with another result in each.
+    """Format as `random 26.8%, movement 41%`, panel by panel if the sweep has several."""
+    # A line may be in several panels, with a different result in each.
     several = len(by_panel(analysis.curves)) > 1
     between = "; " if any("," in curve.label for curve, _ in texts) else ", "
     return "; ".join(
@@ -180,7 +180,7 @@ def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
 
 
 def margin_text(analysis: Analysis) -> str:
-    """The margin around dense that still counts as equal, as a reader says it."""
+    """The margin around dense that still counts as equal, in words."""
     metrics = [c.metric for c in analysis.curves_of(analysis.accuracy)]
     metrics = metrics or [Quantity.of(analysis.accuracy)]
     texts = (m.margin_text(analysis.layout.margin) for m in metrics)

@@ -23,8 +23,8 @@ from lt_sweeps.reporting.figures.axes import (
 from lt_sweeps.reporting.figures.marks import draw_marker, draw_rings
 from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, escaped
 
-# How the mark of a verdict is drawn: marker, and whether it is filled. Markers and not text,
-# because fonts lack these characters or set them off centre.
+# How the mark of a verdict is drawn: its marker, and whether it is filled. Marks are drawn as
+# markers and not as text, because fonts lack these characters or do not centre them.
 MARKS = {"★": ("*", True), "☆": ("*", False), "×": ("X", True), "·": ("X", False)}
 _FAINT = 0.35  # opacity of a marker where seeds are missing
 
@@ -42,7 +42,7 @@ def draw_panel(
     """Draw the curves of one panel into axes of about a column's width."""
     unit = curves[0].metric if curves else Quantity.of(metric)
     scale, title = unit.scale, curves[0].panel if curves else ""
-    # In one line `Test perplexity (lower is better)` is longer than a panel is high.
+    # On one line, `Test perplexity (lower is better)` is longer than the height of a panel.
     label = unit.label.replace(" (lower", "\n(lower")
     decorate(axes, title=title, x=X_NAMES[x], y=label[0].upper() + label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}
@@ -51,7 +51,7 @@ def draw_panel(
         axes.text(0.5, 0.5, "no records yet", transform=axes.transAxes, ha="center", color=GREY)
         return
     for curve in curves:
-        # With ten lines the bands cover each other; `report.highlight` says whose are drawn.
+        # With ten lines the bands cover each other; `report.highlight` selects the bands to draw.
         banded = layout.highlight is None or any(map(curve.called, layout.highlight))
         band = layout.band if banded else None
         _line(axes, curve, styles[curve.name], band=band, scale=scale, x=x)
@@ -61,7 +61,8 @@ def draw_panel(
     published_lines = published_for(layout, curves, metric) if x != "level" else []
     ends = set_y_axis(axes, lines, published_lines, layout=layout, metric=unit)
     for curve in curves:
-        # A triangle where a line leaves the panel on the bad side, or where `report.ylim` ends it.
+        # A triangle marks where a line leaves the panel: on the bad side, or at an end of
+        # `report.ylim`.
         for edge, up in zip(ends, (False, True), strict=True):
             at = where_it_leaves(lines[curve.name], edge, x, up=up)
             if at is not None:
@@ -74,18 +75,18 @@ def draw_panel(
 
 
 def drawable_points(curve: Curve) -> list[Point]:
-    """The points with a finite mean and with weights left: 0% has no place on a logarithm."""
+    """The points that can be drawn: with a finite mean, and not at 0%, which has no logarithm."""
     return [point for point in curve.points if point.n_finite and point.percent > 0]
 
 
 def mark_id(curve: Curve, point: Point) -> str:
-    """The id of a point's marker in the SVG, by which the page finds its values."""
+    """Return the id of a point's marker in the SVG; the page uses it to find the point's tip."""
     place = "\n".join([curve.panel, curve.name, *sorted(point.stages), *point.at])
     return f"point-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def published_for(layout: ReportConfig, curves: Sequence[Curve], metric: str) -> list[Published]:
-    """The published numbers of a metric whose `where` fits a curve of the panel."""
+    """The published numbers of a metric whose `where` matches a curve of the panel."""
     return [
         published
         for published in layout.published
@@ -100,7 +101,7 @@ def published_for(layout: ReportConfig, curves: Sequence[Curve], metric: str) ->
 def _line(
     axes: Axes, curve: Curve, style: Style, *, band: str | None, scale: float, x: str
 ) -> None:
-    """A curve with its band; `band` is None where no band is drawn."""
+    """Draw a curve with its band; without a band if `band` is None."""
     points = drawable_points(curve)
     at = [x_position(point, x) for point in points]
     y = [scale * point.mean for point in points]
@@ -109,9 +110,9 @@ def _line(
         low, high = [scale * low for low, _ in edges], [scale * high for _, high in edges]
         axes.fill_between(at, low, high, color=style.color, alpha=0.16, linewidth=0)
     axes.plot(at, y, color=style.color, linestyle=style.dash, linewidth=1.0)
-    # Marker by marker, because a marker also says what happened at its level: open where a
-    # replicate collapsed or diverged, faint where seeds are missing. The mean there is of other
-    # seeds than its neighbours', and a reader must not take the step between them for an effect.
+    # Markers are drawn one by one, because each shows the state of its level: open if a replicate
+    # collapsed or diverged, faint if seeds are missing. With missing seeds, the mean is over other
+    # seeds than the neighbouring means, and a step between them must not be read as an effect.
     for left, height, point in zip(at, y, points, strict=True):
         lost = point.n_collapsed > 0 or point.n_finite < point.n
         alpha = _FAINT if point.n < len(curve.seeds) else 1.0
@@ -121,9 +122,10 @@ def _line(
 
 
 def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], scale: float) -> None:
-    """A thin line at each distinct dense training: grey if the panel shares one."""
-    # Curves that share their dense training would draw the same line on top of each other. In an
-    # unfinished sweep they know different numbers of its seeds; the mean of most seeds is drawn.
+    """Draw a thin line at each distinct dense training: grey if all curves share one."""
+    # Curves that share their dense training would draw the same line on top of each other, so it is
+    # drawn once. In an unfinished sweep some curves have more of its seeds than others; the mean
+    # over the most seeds is drawn.
     trainings: dict[frozenset[str], tuple[Point, str]] = {}
     for curve in curves:
         for point in (p for p in drawable_points(curve) if not p.pruned):
@@ -135,14 +137,14 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
 
 
 def _by_height(axes: Axes) -> dict[str, Any]:
-    """Options of what stands at an x of the data and a fraction of the panel's height."""
+    """Options for a marker at an x in data units and at a fraction of the panel's height."""
     return {"transform": axes.get_xaxis_transform(), "clip_on": False}
 
 
 def _published(
     axes: Axes, published: Published, styles: Mapping[str, Style], *, scale: float, x: str
 ) -> None:
-    """Rings at published numbers: in the colour of the line of that name, or grey with a name."""
+    """Draw rings at published numbers: in the colour of the line of that name, or labelled grey."""
     style = styles.get(published.label)
     heights = [scale * value for _, value in published.points]
     at = [100 * (1 - s) if x == "remaining" else 100 * s for s, _ in published.points]
@@ -160,15 +162,15 @@ def _stars(
     layout: ReportConfig,
     x: str,
 ) -> None:
-    """A row above the panel for each line that differs, a mark at each level where it does."""
-    # Inside the panel the stars of several lines would cover the lines and each other. Rows are
-    # placed in fractions of the panel (1 is its top), 5% apart, the first line uppermost; their x
-    # is in data, so that a star stands over its level. The title makes room above them, and the
-    # lowest row stays clear of a tick label at the top of the panel.
+    """Draw a row above the panel for each line with marks, and a mark at each of its levels."""
+    # Inside the panel, the stars of several lines would cover the lines and each other. Row heights
+    # are fractions of the panel (1 is its top), 5% apart, with the first line on top. The x of a
+    # star is in data units, so that it is above its level. The title is padded to be above the
+    # rows, and the lowest row is high enough for a tick label at the top of the panel.
     rows = list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
     height = {name: 1.055 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
     for name in rows:
-        # The line's own marker at the start of its row says whose it is, also in greyscale.
+        # The row starts with the line's own marker, which identifies the line in greyscale too.
         place = {"transform": axes.transAxes, "clip_on": False}
         draw_marker(axes, -0.03, height[name], styles[name], 2.6, **place)
     for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""The levels that a figure of masks draws: those near a sparsity, and the stages behind them."""
+"""The levels near given sparsities, which the figures of masks draw, and the stages behind them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lt_sweeps.reporting.result_tables import percent_text
 
 
 def stage_ids(points: Sequence[Point]) -> tuple[str, ...]:
-    """The ids of the stages behind these points."""
+    """Return the ids of the stages behind these points, sorted."""
     return tuple(sorted({stage for point in points for stage in point.stages}))
 
 
 def panels_at(
     curves: Sequence[Curve], sparsities: Sequence[float]
 ) -> list[tuple[Curve, Point, str]]:
-    """Levels near `sparsities`, each with the title of its panel: `fc on digits, 20.0% left`.
+    """Return the levels near `sparsities`, each with its panel's title: `fc on digits, 20.0% left`.
 
-    Whole neurons reach 52.1% where single weights reach 51.6%, and still stand in one panel.
+    Levels near the same sparsity share a panel even if their percents differ, such as 52.1% after
+    pruning whole neurons and 51.6% after pruning single weights.
     """
     levels = points_near(curves, sparsities)
     places = [

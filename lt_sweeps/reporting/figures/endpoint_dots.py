@@ -1,4 +1,4 @@
-"""Figure: the endpoints that have one number per run, with published numbers beside them."""
+"""Figure: the endpoints that have one number per run, together with published numbers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from lt_sweeps.reporting.figures.marks import draw_rings, draw_row, prepare_rows
 
 _COLUMNS = ("panel", "line", "endpoint", "seed", "value", "source")
 _Row = tuple[str, str, str, str, float | None, str]
-"""An endpoint of a run, or a published one, by `_COLUMNS`."""
+"""An endpoint of a run, or a published endpoint, in the order of `_COLUMNS`."""
 
 
 def endpoint_figures(analysis: Analysis) -> list[Figure]:
-    """The endpoints that are a number per run, a panel each."""
+    """Draw the endpoints that are a number per run, with a panel for each."""
     measured = list(_measured(analysis))
     if not measured:
         raise NotDrawn("no run has an endpoint yet")
@@ -51,7 +51,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _bounds(analysis: Analysis) -> str:
-    """The lines whose highest sparsity may be higher, because some run never leaves the margin."""
+    """Name the lines whose highest sparsity is a lower bound: some run never leaves the margin."""
     several = len(by_panel(analysis.curves)) > 1
     lines = [
         f"{curve.label} of {curve.panel}" if several else curve.label
@@ -62,7 +62,7 @@ def _bounds(analysis: Analysis) -> str:
 
 
 def _n(data: pd.DataFrame) -> str:
-    """How many seeds the means are taken over: `5`, or `3 to 5` where some lack an endpoint."""
+    """The number of seeds behind the means: `5`, or `3 to 5` if some seeds lack an endpoint."""
     runs = data[data["seed"] != ""]
     return span_text(runs.groupby(["panel", "line", "endpoint"]).size())
 
@@ -75,8 +75,8 @@ def _measured(analysis: Analysis) -> Iterator[_Row]:
 
 
 def _published(analysis: Analysis) -> Iterator[_Row]:
-    """Published numbers, which have no seed; `value` of one is its only point."""
-    # A published line may have the name of a line of ours. Its ring then stands in that row.
+    """Yield the published endpoints; each is one value without a seed."""
+    # A published line may have the name of a measured line. Its ring is then drawn in that row.
     labels = {curve.name: curve.label for curve in analysis.curves}
     for panel, curves in by_panel(analysis.curves).items():
         for endpoint in PER_RUN:
@@ -86,7 +86,7 @@ def _published(analysis: Analysis) -> Iterator[_Row]:
 
 
 def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
-    # Our lines first, so that they have the styles of the other figures.
+    # Measured lines come first, so that they have the same styles as in other figures.
     styles = style.line_styles([*(curve.label for curve in curves), *data["line"]])
     order = list(styles)
     of_panel = {
@@ -98,7 +98,7 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
     for axes, (endpoint, panel), panel_rows in panels:
         name = NAMES[endpoint]
         style.decorate(axes, title=panel, grid="x")
-        # In two lines, because the layout makes no room for a label that is longer than its axis.
+        # On two lines, because the layout makes no room for a label that is longer than its axis.
         scale, label = metrics[panel].scale, f"{name}:\n{metrics[panel].label}"
         if endpoint in SPARSITIES:
             scale, label = 100.0, textwrap.fill(f"{name} (%)", 36)

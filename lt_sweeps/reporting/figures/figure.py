@@ -1,4 +1,4 @@
-"""`Figure`: a picture with its caption and its numbers, and the files that it is written as."""
+"""`Figure`: a picture with its caption and numbers, and the files that are written for it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PICTURES = ("png", "pdf", "svg")
 
 
 class NotDrawn(Exception):
-    """Raised by a figure that the data cannot fill; its text is the reason a reader is given."""
+    """Raised if the data are not enough for a figure; its text is the reason that readers see."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """One picture: its file name, its caption, the plotted numbers and the stages behind them.
 
-    Drawing is postponed: `report --check` compares numbers and stages and never needs a picture.
+    `draw` is called only when the picture is needed: `report --check` compares numbers and stages.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Figure:
     data: pd.DataFrame
     stages: tuple[str, ...]
     draw: Callable[[], Sheet]
-    code: str = ""  # what it is drawn with, where that is a user's
-    tips: Mapping[str, str] = field(default_factory=dict)  # what the page says at a mark, by its id
+    code: str = ""  # the digest of the custom function that drew it; empty for a built-in figure
+    tips: Mapping[str, str] = field(default_factory=dict)  # tooltips by marker id
 
 
 def figure_files(figure: Figure, pictures: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """The figure as its files: PNG, PDF, SVG, its numbers as CSV, its caption and stages as text.
+    """Return a figure's files: PNG, PDF, SVG, the numbers as CSV, the caption and stages as text.
 
-    `pictures` are its PNG, PDF and SVG where they have been drawn before.
+    `pictures` holds its PNG, PDF and SVG if they were drawn before; otherwise they are drawn now.
     """
     ids = "".join(f"{stage}\n" for stage in figure.stages)
     text = f"{figure.caption}\n\nStages ({len(figure.stages)}):\n{ids}"
@@ -51,12 +51,12 @@ def figure_files(figure: Figure, pictures: Mapping[str, bytes] | None = None) ->
 
 
 def _pictures(figure: Figure) -> dict[str, bytes]:
-    """The figure drawn, as files of the kinds in `PICTURES`."""
+    """Draw a figure and return its files of the kinds in `PICTURES`."""
     with mpl.rc_context(RC):
         sheet = figure.draw()
         png = _saved(sheet, "png", dpi=300, metadata={"Description": figure.caption})
-        # Saving the PNG has laid out the figure. A second layout for the others would give the same
-        # positions and double the time.
+        # Saving the PNG has laid out the figure. Another layout for the other files would give the
+        # same positions and double the time.
         sheet.set_layout_engine("none")
         # Without a creation date the same numbers give the same bytes, which checksums need.
         about = {"Title": figure.name, "Subject": figure.caption, "CreationDate": None}
@@ -67,7 +67,7 @@ def _pictures(figure: Figure) -> dict[str, bytes]:
 
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
-    """The numbers of a figure or table, the same bytes for the same numbers."""
+    """Return the numbers of a figure or table as CSV; equal numbers give equal bytes."""
     file = io.BytesIO()
     data.to_csv(file, index=False, lineterminator="\n", encoding="utf-8")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Figure: what is left of each layer, at the sparsities where masks are looked at."""
+"""Figure: the percent of weights remaining in each layer, at the sparsities `report.masks_at`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
-    """Percent of each layer's weights remaining, a panel per network and sparsity."""
+    """Draw the percent of each layer's weights remaining, with a panel per network and sparsity."""
     placed = panels_at(analysis.curves, analysis.layout.masks_at)
     data = pd.DataFrame([row for place in placed for row in _rows(*place)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
     leave_out_if(analysis, all_alike(data, "number", ("mean", "min", "max")))
-    # Styles follow the order of all lines, so that a line looks as it does in the other figures
-    # even when some line has no level here.
+    # Styles follow the order of all lines, so that a line looks the same as in other figures even
+    # if some lines have no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     stages = stage_ids([point for _, point, _ in placed])
     sentence = (
@@ -40,7 +40,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _rows(curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
-    """One row per layer, in the order of the network."""
+    """Return one row per layer, in the order of the network."""
     records = [row for row in distinct(curve.cells) if row.stage in point.stages]
     rows = []
     for number, layer in enumerate(records[0].layers_remaining):
@@ -65,15 +65,15 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     sheet, panels = banded_lines(data, labels, columns, names, marker=style.MARKER)
     for axes, rows in panels:
         _log_percent(axes)
-        # Lines of networks that differ may have other layers at one place: all are named.
+        # Lines of different networks may have different layers at one position: all are named.
         names = rows.groupby("number")["layer"].unique()
-        # All layers end in `.weight`, which says nothing.
+        # The ending `.weight` is dropped, because all layers have it.
         ticks = [
             style.escaped("\n".join(layer.removesuffix(".weight") for layer in layers))
             for layers in names
         ]
         axes.set_xticks(range(len(ticks)), ticks)
-        # More than five names of layers do not fit beside each other in a panel of one column.
+        # More than five layer names do not fit side by side in a panel of one column.
         if len(ticks) > 5:
             axes.tick_params(axis="x", labelrotation=90)
     return sheet
@@ -81,9 +81,9 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
 
 def _log_percent(axes: Axes) -> None:
     """Make the y axis logarithmic, with ticks that read 5, 10, 20, 50, 100."""
-    # Global pruning leaves 90% of one layer and 2% of another: on a linear axis all the sparse
-    # layers, where networks break, lie on the bottom. Minor ticks get no label, because between
-    # 20 and 50 matplotlib would print 30 and 40 over each other.
+    # Global pruning leaves 90% of one layer and 2% of another. On a linear axis all sparse layers,
+    # which are the ones that break a network, would be at the bottom. Minor ticks get no label,
+    # because between 20 and 50 matplotlib would print 30 and 40 over each other.
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())

@@ -1,4 +1,4 @@
-"""What several figures draw alike: markers, rings, lines in bands, and rows of values by seed."""
+"""Elements that several figures draw: markers, rings, lines with bands, rows of values by seed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lt_sweeps.reporting.figures.style import Style
 def draw_marker(
     axes: Axes, x: float, y: float, look: Style, size: float, *, filled: bool = True, **options: Any
 ) -> None:
-    """A line's marker of a size in points, white inside if it is not `filled`."""
+    """Draw a line's marker with a size in points, white inside if it is not `filled`."""
     options |= {"color": look.color, "marker": look.marker, "markersize": size}
     axes.plot(x, y, markerfacecolor=look.color if filled else "white", **options)
 
 
 def draw_rings(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -> None:
-    """Rings at published numbers, wide enough to be seen around a marker of ours."""
+    """Draw rings at published numbers, wide enough to be visible around a marker of a line."""
     ring: Any = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 0.8}
     axes.plot(x, y, "o", color=color, zorder=5, **ring)
 
@@ -35,10 +35,10 @@ def banded_lines(
     *,
     marker: float,
 ) -> tuple[Sheet, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure of lines with markers, each in a band; with the axes and rows of its panels.
+    """Draw a figure of lines with markers and bands; return it with its panels' axes and rows.
 
-    `columns` are the place along x, the middle of the band and its two edges; `names` those of the
-    two axes.
+    `columns` name the columns of `data` for x, the line, and the lower and upper edge of the band.
+    `names` are the labels of the x and y axes; `marker` is the size of markers in points.
     """
     styles = style.line_styles(labels)
     legend = [style.legend_entry(line, styles[line]) for line in dict.fromkeys(data["line"])]
@@ -49,15 +49,15 @@ def banded_lines(
         for line, rows in panel_rows.groupby("line", sort=False):
             x, middle, low, high = (rows[name] for name in columns)
             look = styles[str(line)]
-            # No edge: the bands of two lines that cross would otherwise show four more lines.
+            # Bands have no edge lines: two bands that cross would otherwise add four lines.
             axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
             axes.plot(x, middle, **style.line_options(look, marker))
     return sheet, [(axes, rows) for axes, _, rows in panels]
 
 
 def prepare_rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Prepare axes in which line i has its row at height i, the first on top."""
-    # The limits run downwards, so that the first line stands on top as it does in a legend.
+    """Prepare axes with a row at height i for line i, the first line on top."""
+    # The y axis is reversed, so that the first line is on top as in a legend.
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), [style.wrapped_label(label) for label in labels])
     axes.tick_params(axis="y", length=0)
@@ -69,11 +69,11 @@ def prepare_rows(axes: Axes, labels: Sequence[str]) -> None:
 def draw_row(
     axes: Axes, height: float, values: pd.Series, look: Style, *, filled: bool = True
 ) -> None:
-    """The values as ticks, their range as a line, and their mean as the line's marker."""
+    """Draw the values as ticks, their range as a line, and their mean as the line's marker."""
     if values.empty:
         return
-    # The range and not an interval: with three to five seeds every value can be seen, and an
-    # interval of the mean would be read as the spread of the runs.
+    # The range is drawn and not a confidence interval: with three to five seeds every value is
+    # visible, and an interval of the mean would be read as the spread of the runs.
     axes.plot([values.min(), values.max()], [height, height], color=look.color, linewidth=0.9)
     ticks: Any = {"markersize": 4, "markeredgewidth": 0.6, "color": style.GREY}
     axes.plot(values, [height] * len(values), "|", **ticks)

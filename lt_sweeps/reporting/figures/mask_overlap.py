@@ -1,4 +1,4 @@
-"""Figure: how much masks agree, between the seeds of a line and between lines at the same seed."""
+"""Figure: the overlap of masks, between the seeds of a line and between lines at equal seeds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lt_sweeps.reporting.figures.captions import caption, span_text
 from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
-MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # its panel, and its masks by seed
+MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # with its panel, and masks by seed
 
 
 def overlap_figures(analysis: Analysis) -> list[Figure]:
-    """Jaccard overlap of masks, a matrix per network and sparsity."""
+    """Draw the Jaccard overlap of masks, with a matrix per network and sparsity."""
     rows, points = [], []
     placed = panels_at(analysis.curves, analysis.layout.masks_at)
     for members in group_by(placed, lambda member: member[2]).values():
@@ -53,18 +53,18 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
 
 
 def jaccard(one: Arrays, other: Arrays) -> float:
-    """The number of weights that both masks keep, over the number that at least one keeps."""
+    """Return the number of weights that both masks keep, over the number that either keeps."""
     both = sum(int((one[layer] & other[layer]).sum()) for layer in one)
     either = sum(int((one[layer] | other[layer]).sum()) for layer in one)
     return both / either if either else 1.0
 
 
 def chance_overlap(one: Arrays, other: Arrays) -> float:
-    """The overlap of two independent masks with the same density in each layer."""
-    # Layer by layer, because masks that prune the same layers hard overlap without having any
-    # single weight in common by more than accident. A weight is kept by both with probability pq
-    # and by at least one with p + q - pq. The ratio of the two expectations stands in for the
-    # expectation of the ratio, which over thousands of weights is the same.
+    """Return the overlap of independent masks with the densities of these masks in each layer."""
+    # Computed layer by layer, because masks that prune the same layers strongly overlap even if the
+    # choice within each layer is random. With densities p and q, a weight is kept by both with
+    # probability pq and by at least one with p + q - pq. The ratio of the two expectations
+    # approximates the expectation of the ratio; over thousands of weights they are equal.
     both = either = 0.0
     for layer, kept in one.items():
         p, q = float(kept.mean()), float(other[layer].mean())
@@ -74,11 +74,11 @@ def chance_overlap(one: Arrays, other: Arrays) -> float:
 
 
 def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
-    """The row of two lines, or of a line with itself; none where no two masks can be compared."""
+    """Yield the row of two lines, or of a line with itself; nothing if no masks can be compared."""
     (curve, _, panel, masks), (other_curve, _, _, other_masks) = one, other
-    # Between two lines only masks of the same seed are compared: they started from the same
-    # weights, so what differs is what the lines differ in. A line's masks are compared between
-    # seeds instead, which says how much of a mask is the seed's.
+    # Two lines are compared only at equal seeds: these masks started from the same weights, so they
+    # differ only because the lines do. A line is compared with itself between different seeds,
+    # which shows how much of a mask depends on the seed.
     pairs: Sequence[tuple[str, str]] = (
         list(combinations(masks, 2))
         if curve is other_curve
@@ -101,7 +101,7 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
 
 
 def _fit(one: Arrays, other: Arrays) -> bool:
-    """Whether two masks are of networks with the same layers: lines may differ in the width."""
+    """Whether two masks have equal layers and shapes: lines may have networks of other widths."""
     return {n: m.shape for n, m in one.items()} == {n: m.shape for n, m in other.items()}
 
 
@@ -114,12 +114,12 @@ def _draw(data: pd.DataFrame) -> Sheet:
         lines = list(dict.fromkeys(rows["line"]))
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
-        # One chance for the panel: lines at one sparsity differ in it by a percent or two.
+        # One chance for the whole panel, because its lines differ in it by a percent or two.
         chance = f"{100 * rows['chance'].mean():.0f}"
         between = " " if len(title) < 26 else "\n"
         style.decorate(axes, title=f"{title}{between}(chance {chance}%)", grid="")
-        # White is no overlap. Full overlap stops short of black (1 of 1.3) and large numbers are
-        # written in white, so that every number can be read on its square.
+        # White is no overlap. Full overlap is dark grey and not black (1 of 1.3), and large numbers
+        # are written in white, so that every number can be read on its square.
         axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")
         centred = {"ha": "center", "va": "center", "fontsize": style.SMALL}
         for i, row in enumerate(matrix.to_numpy()):
@@ -128,7 +128,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
                     color = "white" if value > 0.75 else "black"
                     text = f"{100 * value:.0f}"
                     axes.text(j, i, text, color=color, **centred)
-        # Anchored at their ends, slanted names point at their column and not beside it.
+        # Slanted names are anchored at their ends, so that each points at its own column.
         slanted = {"rotation": 45, "ha": "right"} if columns == names else {}
         axes.set_xticks(
             range(len(lines)), list(map(style.escaped, columns)), rotation_mode="anchor", **slanted
@@ -139,7 +139,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
 
 
 def _names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What rows and columns are called: by numbers, where a slanted name would be of two lines."""
+    """Return the labels of rows and columns; columns get numbers if a label needs two lines."""
     if not any("\n" in style.wrapped_label(line) for line in lines):
         return list(lines), list(lines)
     numbers = [str(number) for number in range(1, len(lines) + 1)]

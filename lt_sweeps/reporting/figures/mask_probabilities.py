@@ -1,4 +1,4 @@
-"""Figure: how the chances to be kept, or the soft mask, of a learned mask are distributed."""
+"""Figure: the distribution of a learned mask's chances to be kept, or of its soft mask."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BINS = 20  # of 5% each
 
 
 def probability_figures(analysis: Analysis) -> list[Figure]:
-    """The distribution over the weights of each line's last learned mask."""
+    """Draw the distribution over weights of each line's last learned mask."""
     rows, stages = [], set()
     for curve in analysis.curves:
-        # The sparsest level with a learned mask: a line may go on with levels of another kind, such
-        # as a finetuned ticket whose mask is fixed.
+        # Use the sparsest level with a learned mask: a line may continue with levels of another
+        # kind, such as a finetuned ticket whose mask is fixed.
         for point in reversed(curve.points):
             masks = learned_masks(analysis.results.root, curve, point)
             if masks:
@@ -50,7 +50,7 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _slopes(data: pd.DataFrame) -> str:
-    """The values of β at the end, where a mask was annealed (β = 1 is no annealing)."""
+    """Name the last values of β if a mask was annealed (β = 1 means no annealing)."""
     betas = sorted(set(data["slope"]) - {1.0})
     return f" at the last β ({', '.join(f'{beta:g}' for beta in betas)})" if betas else ""
 
@@ -79,7 +79,7 @@ def _rows(curve: Curve, masks: Mapping[str, MaskChances]) -> list[dict[str, obje
 
 
 def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
-    # A line through the middles of the bins: bars of several lines would hide each other.
+    # Lines through the middles of the bins, because bars of several lines would hide each other.
     middle = (data["from"] + data["to"]) / 2
     percents = data.assign(middle=middle, **(100 * data[["part", "min", "max"]]))
     columns, names = ("middle", "part", "min", "max"), ("Chance to be kept", "Weights (%)")

@@ -1,4 +1,4 @@
-"""A figure of a user's: a function of the analysis, or of its records as a table."""
+"""User-defined figures: a function of the analysis, or of its records as a table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
 
 def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:
-    """What the function of `figure` (a `name`, a `_target_` and arguments) draws.
+    """Call the function of `figure` (a `name`, a `_target_` and arguments) and return its figures.
 
-    It returns a matplotlib figure and its caption, and may return a table of its numbers as well.
+    The function returns a matplotlib figure and a caption, and optionally a table of the numbers;
+    or a list of `Figure`.
 
     Raises:
-        NotDrawn: it says so itself, or fails; a sweep's report has all else.
-        ValueError: it returned something else.
+        NotDrawn: there are no records, or the function raises an error; the rest of the report is
+            still written.
+        ValueError: the function returned something else.
     """
     call, name = figure_call(figure), figure["name"]
     if not analysis.curves:

@@ -1,4 +1,4 @@
-"""Figure: where the time of a profiled sweep's packs went."""
+"""Figure: how the packs of a profiled sweep spent their time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lt_sweeps.storage.pack_profile import PackProfile
 
 
 def profile_figures(profiles: Sequence[PackProfile]) -> list[Figure]:
-    """A bar for each part that took time; nothing where no pack was profiled."""
+    """Draw a bar for each part that took time; return no figure if no pack was profiled."""
     totals = {part: seconds for part, seconds in seconds_by_part(profiles).items() if seconds}
     if not totals:
         return []

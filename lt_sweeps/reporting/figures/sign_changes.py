@@ -1,4 +1,4 @@
-"""Figure: how many weights change their sign while they train, of those kept and those pruned."""
+"""Figure: the percent of weights that change sign in training, for kept and for pruned weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
 
 
 def sign_figures(analysis: Analysis) -> list[Figure]:
-    """Percent of weights whose sign at the end differs from that of their initialisation."""
+    """Draw the percent of weights whose sign at the end differs from that at initialisation."""
     rows, points = [], []
     for curve, point, panel in panels_at(analysis.curves, analysis.layout.masks_at):
         if lines := _rows(analysis, curve, point, panel):
@@ -44,14 +44,14 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
-    """One row per seed; a seed whose weights are not stored is left out."""
+    """Return one row per seed; seeds whose weights are not stored are left out."""
     rows = []
     for seed in curve.seeds:
         layers = list(prunings(analysis.results.root, curve, point, seed))
         if not layers:
             continue
         kept = np.concatenate([layer.kept for layer in layers]).astype(bool)
-        # Three signs: a weight that ends at exactly 0 counts as changed.
+        # `np.sign` has three values, so a weight that ends at exactly 0 counts as changed.
         flipped = np.concatenate([np.sign(lay.init) != np.sign(lay.final) for lay in layers])
         rows.append(
             {
@@ -85,9 +85,9 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
                 panel_rows.loc[panel_rows["line"] == line, f"{part}_flipped"].dropna()
                 for part in ("kept", "pruned")
             )
-            # Side by side in the row of their line: the two often lie at the same place.
+            # Drawn one above the other in the row of their line, because the two often coincide.
             draw_row(axes, i - 0.15, kept, styles[line])
             draw_row(axes, i + 0.15, pruned, styles[line], filled=False)
-        # Room for half a marker at 0, as where a criterion keeps no weight that changed its sign.
+        # Room for half a marker at 0: some criteria keep no weight that changed its sign.
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
     return sheet

@@ -1,8 +1,8 @@
 """The style of every figure on paper: sizes, fonts and line styles.
 
-A panel is 3.25 inches wide, a column of a two-column page; two panels fill the page. Colours are
-Okabe and Ito's, and markers and dashes differ too, so that lines stay apart for every reader and
-in greyscale.
+A panel is 3.25 inches wide, one column of a two-column page; two panels fill the width of the page.
+Colours are those of Okabe and Ito. Markers and dashes differ too, so that every reader can tell the
+lines apart, also in greyscale.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 
-# Figures are drawn at the size of the printed page, so that a font size here is the printed one:
-# a figure that LaTeX scales down has labels below the 6 points that most journals ask for.
+# Figures are drawn at their printed size, so that font sizes here are the printed ones. If LaTeX
+# scaled a figure down, its labels would be below the 6 points that most journals require.
 COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
@@ -30,20 +30,20 @@ MARKER = 3.2  # points
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
 MARKERS = "os^DvPX<>p*h"
-# Each list is walked round at its own length. 9 colours, 12 markers and 4 dashes meet again in the
-# same combination only after 36 lines (their least common multiple), so no two of the first 36 look
-# alike; 12 markers alone keep the first 12 apart in greyscale.
+# Line i has colour i mod 9, marker i mod 12 and dash i mod 4. The same combination comes back after
+# 36 lines (the least common multiple), so the first 36 lines all look different. The 12 markers
+# distinguish the first 12 lines even in greyscale.
 LOOKS = 36
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
-# Type 42 fonts: text in a PDF stays text, and journals accept it. In an SVG it stays text too, and
-# the salt is what makes its ids the same each time.
+# Type 42 fonts: text in a PDF stays text, and journals accept them. Text in an SVG stays text too.
+# The fixed hash salt makes the ids in an SVG the same each time.
 RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
 RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps"}
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one line is drawn, in every panel and every figure."""
+    """The look of one line, the same in every panel and figure."""
 
     color: str
     marker: str
@@ -51,7 +51,7 @@ class Style:
 
 
 def line_styles(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each line, by its position, so that a line looks alike in every figure."""
+    """Return a style for each line, by its position, so that it looks the same in every figure."""
     return {
         name: Style(COLOURS[i % 9], MARKERS[i % 12], DASHES[i % 4])
         for i, name in enumerate(dict.fromkeys(names))
@@ -65,26 +65,26 @@ def new_sheet(
     legend: Sequence[Artist] = (),
     beside: int = 2,
 ) -> Sheet:
-    """An empty figure of `panels` panels, at most `beside` in a row, with its legend below.
+    """Return an empty figure of `panels` panels, at most `beside` in a row, with the legend below.
 
-    `height` is that of a row of panels in inches, or that of each panel: a row is as high as its
-    highest.
+    `height` is in inches: of every row of panels, or of each panel; a row is as high as its highest
+    panel.
     """
     columns = min(panels, beside)
     heights = [height] * panels if isinstance(height, float | int) else height
     rows = [max(heights[i : i + columns]) for i in range(0, panels, columns)]
     width = COLUMN if columns == 1 else PAGE
     legend_columns, legend_rows = _wrapped_legend(legend, width)
-    # The legend adds to the height (0.15 inches a row at 6.5 points) instead of taking it from the
-    # panels. The constrained layout then gives it exactly that room, because "outside" tells it
-    # to count the legend. The canvas is made here and not through pyplot, which would keep every
-    # figure of a long report open and would want a display.
+    # The legend adds to the height (0.15 inches per row at 6.5 points) instead of taking space from
+    # the panels. The constrained layout then gives it exactly this space, because "outside" makes
+    # the layout include the legend. The canvas is created without pyplot, which would keep every
+    # figure of a long report open and needs a display.
     with mpl.rc_context(RC):
         sheet = Sheet(figsize=(width, sum(rows) + 0.15 * legend_rows), layout="constrained")
         FigureCanvasAgg(sheet)
         ratios = {"height_ratios": rows}
         grid = sheet.subplots(len(rows), columns, squeeze=False, gridspec_kw=ratios).flat
-        # An odd number of panels leaves a hole in the last row.
+        # Remove the unused axes in the last row.
         for axes in list(grid)[panels:]:
             axes.remove()
     if legend:
@@ -103,19 +103,19 @@ def new_sheet(
 
 
 def legend_entry(label: str, style: Style) -> Line2D:
-    """A line's entry in the legend."""
+    """Return a line's entry in the legend."""
     return Line2D([], [], **line_options(style, MARKER), label=escaped(label))
 
 
 def panels_of(
     data: pd.DataFrame, *keys: str, height: float | Mapping[str, float] = 2.1, **options: Any
 ) -> tuple[Sheet, Iterator[tuple[Axes, list[str], pd.DataFrame]]]:
-    """An empty figure with a panel for each value of `keys`, and for each: axes, values, rows.
+    """Return an empty figure with a panel for each value of `keys`, and each panel's axes and data.
 
-    `height` is in inches, for all panels or by the value of `panel`; `options` are those of
-    `new_sheet`.
+    Each panel is a tuple: its axes, its values of `keys`, and its rows of `data`. `height` is in
+    inches, for all panels or by the value of `panel`; `options` are passed to `new_sheet`.
     """
-    # Without sort=False pandas orders panels by name, and a figure by its table would differ.
+    # Without sort=False pandas sorts the panels by name, unlike the tables of the report.
     groups: list[Any] = list(data.groupby(list(keys), sort=False))
     at = keys.index("panel")
     own = [height[str(n[at])] for n, _ in groups] if isinstance(height, Mapping) else height
@@ -126,7 +126,7 @@ def panels_of(
 
 def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
     """Set titles, small ticks, a pale grid along one axis, and no box around the panel."""
-    # The layout makes no room for a title that is wider than its panel.
+    # Titles are wrapped, because the layout makes no room for a title wider than its panel.
     lines = [textwrap.fill(line, 40) for line in title.split("\n")]
     axes.set_title(escaped("\n".join(lines)), fontsize=NORMAL)
     axes.set_xlabel(escaped(x), fontsize=NORMAL)
@@ -140,30 +140,30 @@ def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str
 
 
 def escaped(text: str) -> str:
-    """Text in which matplotlib does not take what stands between two `$` for mathematics."""
+    """Escape each `$`, because matplotlib reads text between two `$` as mathematics."""
     return text.replace("$", r"\$")
 
 
 def wrapped_label(label: str) -> str:
-    """A label for the left of an axis, in lines that hold `continuous_sparsification`."""
+    """Wrap a label for the left of an axis, to lines that fit `continuous_sparsification`."""
     return escaped(textwrap.fill(label, 25))
 
 
 def lines_by_panel(data: pd.DataFrame) -> dict[str, list[str]]:
-    """The lines that have a row in each panel: no other line needs room there."""
+    """Return the lines with a row in each panel; other lines need no space there."""
     panels = data.groupby("panel", sort=False)["line"]
     return {str(panel): list(dict.fromkeys(lines)) for panel, lines in panels}
 
 
 def rows_height(labels: Sequence[str], *, each: float) -> float:
-    """Inches for one row per label: `each`, or more where a label takes several lines."""
-    # Rows are equally high, so the longest label decides; 0.12 inches is a line at 6.5 points.
+    """Return the height in inches of one row per label: `each`, or more if a label is wrapped."""
+    # Rows are equally high, so the longest label decides; a line at 6.5 points needs 0.12 inches.
     lines = max((wrapped_label(label).count("\n") + 1 for label in labels), default=1)
     return len(labels) * max(each, 0.12 * lines)
 
 
 def line_options(style: Style, marker: float) -> dict[str, Any]:
-    """What matplotlib calls the parts of a style; `marker` is the size of markers in points."""
+    """Return a style as options of matplotlib; `marker` is the size of markers in points."""
     return {
         "color": style.color,
         "marker": style.marker,
@@ -174,16 +174,16 @@ def line_options(style: Style, marker: float) -> dict[str, Any]:
 
 
 def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:
-    """Break labels that are wider than `width` inches; how many columns and lines a legend has."""
-    # The layout does not shrink a legend that is too wide, it cuts it off. Measuring the text needs
-    # a drawn figure, so its width is estimated: an entry is 0.4 inches of line and margin, and
-    # 0.047 inches for each character of the longest label, a wide one at 6.5 points.
-    most = int((width - 0.5) / 0.05)  # narrower: there is nothing beside such a label
+    """Wrap labels wider than `width` inches; return the legend's numbers of columns and lines."""
+    # The layout does not shrink a legend that is too wide, but cuts it off. Measuring text needs a
+    # drawn figure, so the width is estimated: an entry has 0.4 inches of line and margin, and 0.047
+    # inches (a wide character at 6.5 points) for each character of the longest label.
+    most = int((width - 0.5) / 0.05)  # a safe estimate: the label is alone in its row
     broken = [textwrap.wrap(str(entry.get_label()), most) for entry in legend]
     for entry, lines in zip(legend, broken, strict=True):
         entry.set_label("\n".join(lines))
     longest = max((len(line) for lines in broken for line in lines), default=0)
     columns = max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
-    # matplotlib fills column by column; of each row the label with the most lines counts.
+    # matplotlib fills column by column; a row is as high as its label with the most lines.
     rows = math.ceil(len(legend) / columns)
     return columns, sum(max(map(len, broken[row::rows])) for row in range(rows))

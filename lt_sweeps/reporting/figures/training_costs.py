@@ -1,4 +1,4 @@
-"""Figure: the training that each line took, and how much of it other lines share."""
+"""Figure: the training that each line took, and the part that it shares with other lines."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lt_sweeps.reporting.figures.marks import prepare_rows
 from lt_sweeps.storage.record import Record
 
 Trainings = Mapping[tuple[str, str], Record]
-"""Rows of trainings by stage and seed."""
+"""Records of trainings by stage and seed."""
 _UNITS = {"epochs": "Epochs trained", "seconds": "Seconds"}
 
 
 def cost_figures(analysis: Analysis) -> list[Figure]:
-    """Epochs and seconds per line, with the trainings that other lines use too drawn apart."""
-    # A line's bar must count each training once, however many of its cells asked for it, and the
-    # bars of all lines would count a shared one (such as the dense training) once per line. So a
-    # training (stage and seed) is counted over the lines that use it: used once, it is the line's.
+    """Draw epochs and seconds per line, with the trainings shared with other lines hatched."""
+    # A line's bar counts each training once, even if several of its cells need it. A training that
+    # several lines use, such as the dense training, is in the bar of each of them. So count the
+    # lines that use each training (stage and seed): with one line, it is that line's own.
     lines = [(curve.panel, curve.label, _trainings(curve.cells)) for curve in analysis.curves]
     uses = Counter(chain.from_iterable(trained for _, _, trained in lines))
     rows = [
@@ -50,13 +50,13 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _trainings(cells: Sequence[CellResults]) -> Trainings:
-    """Each training of these cells once, those among them that only led to a result."""
+    """Return each training behind these cells once, including those that only led to a result."""
     rows: Iterable[Record] = chain.from_iterable((*cell.search, *cell.rows) for cell in cells)
     return {(row.stage, row.seed): row for row in rows if row.kind in ("train", "search")}
 
 
 def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, object]]:
-    """A line's epochs and its seconds; an imported ticket may know neither."""
+    """Return a line's row of epochs and its row of seconds; imported tickets may lack both."""
     units = [(uses[training] > 1, row) for training, row in trained.items()]
     rows = []
     for quantity in _UNITS:
@@ -82,7 +82,7 @@ def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, 
 
 def _draw(data: pd.DataFrame) -> Sheet:
     of_panel = style.lines_by_panel(data)
-    # Hatched rather than another grey: greys come out of a printer alike.
+    # Hatched and not another grey, because printers make greys look alike.
     hatched = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "/////", "linewidth": 0.6}
     legend = [Patch(facecolor=style.GREY, label="its own"), Patch(label="shared", **hatched)]
     heights = {panel: 0.6 + style.rows_height(own, each=0.19) for panel, own in of_panel.items()}

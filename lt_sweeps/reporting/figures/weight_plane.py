@@ -1,4 +1,4 @@
-"""Figure: where in the plane of initial and final weights a criterion's mask keeps them."""
+"""Figure: the fraction of weights kept, in the plane of initial and final weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares acro
 
 
 def plane_figures(analysis: Analysis) -> list[Figure]:
-    """The plane of each line at the first of the layout's sparsities, all seeds together."""
+    """Draw each line's plane at the first sparsity of `report.masks_at`, all seeds together."""
     rows, points, total = [], [], 0
-    # A plane per line at one sparsity fills a page already.
+    # Only one sparsity, because one plane per line fills a page already.
     first = analysis.layout.masks_at[:1]
     for curve, point, panel in panels_at(analysis.curves, first):
         squares, weights = _squares(analysis, curve, point, panel)
@@ -54,7 +54,7 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
 def _squares(
     analysis: Analysis, curve: Curve, point: Point, panel: str
 ) -> tuple[list[dict[str, object]], int]:
-    """A row per square that holds weights, with how many are kept; and how many weights exist."""
+    """Return a row per square that has weights, and the number of all weights, outside ones too."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.zeros((2, BINS, BINS))
     total = seeds = 0
@@ -63,7 +63,7 @@ def _squares(
         seeds += bool(layers)
         for layer in layers:
             total += layer.kept.size
-            # counts[0] is of all weights, counts[1] of those kept: their ratio is what is drawn.
+            # counts[0] counts all weights, counts[1] the kept ones; the figure shows their ratio.
             for i, chosen in enumerate((slice(None), layer.kept.astype(bool))):
                 places = layer.init[chosen].ravel(), layer.final[chosen].ravel()
                 counts[i] += np.histogram2d(*places, bins=(edges, edges))[0]
@@ -85,7 +85,7 @@ def _squares(
 
 def _draw(data: pd.DataFrame) -> Sheet:
     several = data["panel"].nunique() > 1
-    # In lines that are no wider than a third of a page.
+    # Wrapped to lines no wider than a third of a page.
     titles = {
         (panel, line): "\n".join(textwrap.fill(t, 30) for t in (line, panel)[: 1 + several])
         for panel, line in data[["panel", "line"]].drop_duplicates().to_numpy().tolist()
@@ -94,8 +94,8 @@ def _draw(data: pd.DataFrame) -> Sheet:
     sheet, panels = panels_of(data, "panel", "line", height=height, beside=3)
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     for axes, (panel, line), rows in panels:
-        # Squares without weights stay NaN and white: no weight is neither kept nor pruned. Rows of
-        # the matrix are y, so w_f comes first.
+        # Squares without weights stay NaN and are white, because they have no fraction. The rows of
+        # the matrix are y, so w_f is the first index.
         part = np.full((BINS, BINS), np.nan)
         i, j = (np.digitize(rows[name], edges) - 1 for name in ("w_i", "w_f"))
         part[j, i] = rows["kept"] / rows["weights"]
@@ -103,12 +103,12 @@ def _draw(data: pd.DataFrame) -> Sheet:
         axes.set_xlabel("$w_i$", labelpad=0)
         axes.set_ylabel("$w_f$", labelpad=-2)
         mesh = axes.pcolormesh(edges, edges, part, cmap="cividis_r", vmin=0, vmax=1)
-        # As vectors 2,304 squares a panel make a PDF slow to open and show hairlines between them.
+        # Drawn as vectors, 2,304 squares per panel make a PDF slow to open and show hairlines.
         mesh.set_rasterized(True)
         axes.axhline(0, color="black", linewidth=0.3)
         axes.axvline(0, color="black", linewidth=0.3)
         axes.set(aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-    # One bar for all panels, which share their scale: as high as it is beside a single row.
+    # One colour bar for all panels, which share a scale; its height is that for a single row.
     colours = ScalarMappable(Normalize(0, 1), cmap="cividis_r")
     shrink = 0.6 * height / sheet.get_figheight()
     bar = sheet.colorbar(colours, ax=list(sheet.axes), shrink=shrink, aspect=25, ticks=[0, 0.5, 1])

@@ -1,6 +1,7 @@
-"""When a figure that the data allow says nothing: the rules, each in one place.
+"""Reasons to leave out a figure that could be drawn but shows nothing, one function per reason.
 
-A figure that `report.figures` names is drawn in any case. What is left out is named on the page.
+A figure that `report.figures` names is always drawn. The page lists the figures that are left out.
+Each rule returns its reason, or "" if it does not apply; `leave_out_if` acts on the reasons.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from lt_sweeps.reporting.figures.figure import NotDrawn
 
 
 def leave_out_if(analysis: Analysis, *reasons: str) -> None:
-    """Raises: NotDrawn: with the first reason, where the layout names no figures."""
+    """Raise `NotDrawn` with the first reason that is not empty, if the layout names no figures."""
     if analysis.layout.figures is None and any(reasons):
         raise NotDrawn(next(filter(None, reasons)))
 
 
 def all_alike(data: pd.DataFrame, place: str, values: Sequence[str]) -> str:
-    """Where every panel has several lines, and they lie on each other; else nothing."""
+    """The reason if every panel has several lines and all lines of a panel coincide."""
     for _, panel in data.groupby("panel", sort=False):
         lines = [rows.set_index(place)[list(values)] for _, rows in panel.groupby("line")]
         if len(lines) < 2 or not all(lines[0].equals(line) for line in lines[1:]):
@@ -30,13 +31,13 @@ def all_alike(data: pd.DataFrame, place: str, values: Sequence[str]) -> str:
 
 
 def one_point(curves: Sequence[Curve]) -> str:
-    """Where no line has a second point to be joined with."""
+    """The reason if no line has more than one point."""
     alone = all(len(curve.points) < 2 for curve in curves)
     return "its lines are single points, which the main figure shows" if curves and alone else ""
 
 
 def capped(curves: Sequence[Curve]) -> str:
-    """Where half of the trainings of each panel, or more, were best at the step they ended at."""
+    """The reason if in every panel at least half of the trainings were best at their last step."""
     for panel in by_panel(curves).values():
         rows = distinct(cell for curve in panel for cell in curve.cells)
         ended = [row.best_step >= row.step for row in rows if row.best_step is not None]
