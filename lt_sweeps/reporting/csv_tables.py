@@ -57,12 +57,12 @@ _DERIVED = ("curve", "panel", "repeats", "percent_remaining", "compression")
 
 def _record_columns(curves: Sequence[Curve]) -> list[str]:
     columns = (name for name in COLUMNS if name != "metrics")
-    return [*_DERIVED, *columns, *_own_metrics(curves)]
+    return [*_DERIVED, *columns, *_task_metrics(curves)]
 
 
 def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     facts = [name for name in columns[len(_DERIVED) :] if name in COLUMNS]
-    own = columns[len(_DERIVED) + len(facts) :]
+    task_metrics = columns[len(_DERIVED) + len(facts) :]
     values, nested = attrgetter(*facts), (dict, list)
     options = {group: facts.index(column) for group, column in OPTIONS.items()}
     for curve in curves:
@@ -73,7 +73,7 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
             place = curve.label, curve.panel, ticket in seen
             derived = *place, row.percent_remaining, _compression(row)
             seen.add(ticket)
-            metrics = map((row.metrics or {}).get, own)
+            metrics = map((row.metrics or {}).get, task_metrics)
             # Dicts and lists become JSON. They are few among up to 4 million values, so the type is
             # tested inline: calling a function for each value would be slow.
             texts = [json.dumps(v) if type(v) in nested else v for v in values(row)]
@@ -84,7 +84,7 @@ def _record_rows(curves: Sequence[Curve], columns: Sequence[str]) -> Iterator[tu
             yield *derived, *texts, *metrics
 
 
-def _own_metrics(curves: Sequence[Curve]) -> list[str]:
+def _task_metrics(curves: Sequence[Curve]) -> list[str]:
     """The metrics that depend on the task, in addition to the columns of every record."""
     rows = (row for curve in curves for cell in curve.cells for row in cell.rows)
     return list(dict.fromkeys(chain.from_iterable(row.metrics or () for row in rows)))
@@ -123,7 +123,7 @@ def verdicts_table(analysis: Analysis) -> pd.DataFrame:
         **_test_columns(analysis.layout.alpha),
         "winning": lambda v: wins.get((v.curve.panel, v.curve.name, v.point.stages)),
     }
-    return _by_column(analysis.all_verdicts, columns)
+    return _tests_frame(analysis.all_verdicts, columns)
 
 
 def endpoint_tests_table(analysis: Analysis) -> pd.DataFrame:
@@ -132,21 +132,21 @@ def endpoint_tests_table(analysis: Analysis) -> pd.DataFrame:
         "endpoint": lambda v: v.endpoint,
         **_test_columns(analysis.layout.alpha),
     }
-    return _by_column(analysis.endpoint_verdicts, columns)
+    return _tests_frame(analysis.endpoint_verdicts, columns)
 
 
 def _test_columns(alpha: float) -> dict[str, Callable[[LineTest], Any]]:
     return {
-        **_of_comparison("test"),
+        **_comparison_columns("test"),
         "n": lambda v: v.comparison.n[0],
         "n_baseline": lambda v: v.comparison.n[1],
         "n_asked": lambda v: v.comparison.asked[0],
-        **_of_comparison("difference", "ci_low", "ci_high", "p"),
+        **_comparison_columns("difference", "ci_low", "ci_high", "p"),
         "p_holm": lambda v: v.p_holm,
-        **_of_comparison("p_student", "p_exact"),
+        **_comparison_columns("p_student", "p_exact"),
         "p_exact_holm": lambda v: v.p_exact_holm,
         "p_exact_least": lambda v: v.comparison.p_least,
-        **_of_comparison("exact", "sd", "seeds_needed", "margin", "p_equivalent"),
+        **_comparison_columns("exact", "sd", "seeds_needed", "margin", "p_equivalent"),
         "p_equivalent_holm": lambda v: v.p_equivalent_holm,
         "family": lambda v: v.family,
         "shows": lambda v: " and ".join(v.words(alpha)),
@@ -154,12 +154,12 @@ def _test_columns(alpha: float) -> dict[str, Callable[[LineTest], Any]]:
     }
 
 
-def _of_comparison(*names: str) -> dict[str, Callable[[LineTest], Any]]:
+def _comparison_columns(*names: str) -> dict[str, Callable[[LineTest], Any]]:
     """Columns that are attributes of a test's `comparison`, under the same names."""
     return {name: attrgetter(f"comparison.{name}") for name in names}
 
 
-def _by_column(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> pd.DataFrame:
+def _tests_frame(tests: Sequence[Any], columns: Mapping[str, Callable[[Any], Any]]) -> pd.DataFrame:
     # Built column by column, so that a table without tests has the same columns.
     lines: dict[str, Callable[[LineTest], Any]] = {
         "panel": lambda v: v.curve.panel,
@@ -181,8 +181,8 @@ def endpoints_table(analysis: Analysis) -> pd.DataFrame:
     data = pd.DataFrame(rows, columns=None if rows else list(ENDPOINTS))
     tests, on = endpoint_tests_table(analysis), ["panel", "line", "endpoint"]
     interval = {"ci_low": "difference_low", "ci_high": "difference_high"}
-    shown = [*on, "test", "difference", *interval, "p", "p_exact", "p_exact_least", "p_holm"]
-    differences = tests.loc[tests["family"] == "panel", shown]
+    test_columns = [*on, "test", "difference", *interval, "p", "p_exact", "p_exact_least", "p_holm"]
+    differences = tests.loc[tests["family"] == "panel", test_columns]
     if differences.empty:
         return data
     return data.merge(differences.rename(columns=interval), how="left", on=on)

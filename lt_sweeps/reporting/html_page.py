@@ -78,11 +78,11 @@ def report_page(
         .render(
             name=results.name,
             question=analysis.layout.title or "",
-            facts=_what_ran(analysis, page),
+            facts=_sweep_facts(analysis, page),
             quiet=[note for note in results.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers,
-            main=[_without(figure, answers) for figure in shown[:main]],
+            main=[_without_sentences(figure, answers) for figure in shown[:main]],
             figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],
             more_tables=[table_on_page(table) for table in page.more_tables],
@@ -95,7 +95,7 @@ def report_page(
 _NO_TEST = "No line is tested against another; report.baseline=LINE tests all others against LINE."
 
 
-def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, object]:
+def _without_sentences(figure: dict[str, object], answers: Sequence[str]) -> dict[str, object]:
     """Return a figure without the sentences of its caption that the page shows above it."""
     caption = str(figure["caption"])
     for answer in filter(None, answers):
@@ -103,13 +103,13 @@ def _without(figure: dict[str, object], answers: Sequence[str]) -> dict[str, obj
     return {**figure, "caption": " ".join(caption.split())}
 
 
-def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
+def _sweep_facts(analysis: Analysis, page: Page) -> dict[str, str]:
     """The facts at the top of the page, by name: overrides, model, data, code, day and so on."""
     results = analysis.results
     seeds = {cell.seed for cell in results.cells}
     size = f"{len(results.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
     facts = {
-        "Overrides": shlex.join(page.words) or " ".join(_words(results.cells)),
+        "Overrides": shlex.join(page.words) or " ".join(_swept_overrides(results.cells)),
         **{name: ", ".join(_options(results.cells, key)) for name, key in _GROUPS.items()},
         "Size": size if results.cells else "",
         "Code": ", ".join(results.versions) or "unknown version",
@@ -121,7 +121,7 @@ def _what_ran(analysis: Analysis, page: Page) -> dict[str, str]:
 _GROUPS = {"Model": "model", "Data": "dataset", "Method": "method"}
 
 
-def _words(cells: Sequence[CellResults]) -> list[str]:
+def _swept_overrides(cells: Sequence[CellResults]) -> list[str]:
     """The experiment and the keys in which the cells differ, if the overrides are unknown."""
     experiments = dict.fromkeys(cell.experiment for cell in cells)
     keys = [f"experiment={name}" for name in experiments if name != "default"]
@@ -132,8 +132,8 @@ def _words(cells: Sequence[CellResults]) -> list[str]:
 
 def _options(cells: Sequence[CellResults], key: str) -> list[str]:
     values = list(dict.fromkeys(str(v) for c in cells if (v := value_of(c, key)) is not None))
-    more = [f"... ({len(values)} in all)"] if len(values) > _OPTIONS else []
-    return [*values[:_OPTIONS], *more]
+    total = [f"... ({len(values)} in all)"] if len(values) > _OPTIONS else []
+    return [*values[:_OPTIONS], *total]
 
 
 def page_template(name: str) -> Template:
@@ -152,11 +152,11 @@ def figure_on_page(
     Figures in different sections of a page may have the same name, so their ids start with
     `section`.
     """
-    place = "-".join(filter(None, [section, figure.name]))
+    figure_id = "-".join(filter(None, [section, figure.name]))
     svg, png = files[f"{figure.name}.svg"], files[f"{figure.name}.png"]
     shown = ""
     if len(svg) <= LARGEST:
-        shown = Markup(inline_svg(svg, place, heading(figure.name), figure.tips))
+        shown = Markup(inline_svg(svg, figure_id, heading(figure.name), figure.tips))
     # A PNG starts with a signature of 8 bytes, then its IHDR chunk: length, name, and the width at
     # byte 16. The PNG has 300 pixels per inch, and browsers assume 96.
     width = int.from_bytes(png[16:20], "big")
@@ -165,7 +165,7 @@ def figure_on_page(
         for kind, mime in _MIME_TYPES.items()
     }
     return {
-        "id": place,
+        "id": figure_id,
         "name": figure.name,
         "heading": heading(figure.name),
         "caption": figure.caption,

@@ -130,10 +130,10 @@ def _drawn(section: Section, root: Path, *, quick: bool) -> _Drawn:
 
 def _missing(results: Results, nets: Sequence[str]) -> Iterator[str]:
     """Yield the command for nets that have no cell, and a line if an experiment is unfinished."""
-    there = {cell.choices.get("model") for cell in results.cells}
-    absent = [net for net in nets if net not in there]
-    if absent or not there:
-        words = f" model={','.join(absent)}" if absent else ""
+    nets_present = {cell.choices.get("model") for cell in results.cells}
+    nets_missing = [net for net in nets if net not in nets_present]
+    if nets_missing or not nets_present:
+        words = f" model={','.join(nets_missing)}" if nets_missing else ""
         yield f"missing: python -m lt_sweeps experiment={results.name}{words}"
     if results.unfinished:
         yield f"{results.name}: {results.unfinished}"
@@ -181,7 +181,7 @@ def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
     allowed = [
         (curve, end)
         for curve, ends in analysis.endpoints
-        if all(_has(curve, key, value) for key, value in column.where.items())
+        if all(_matches(curve, key, value) for key, value in column.where.items())
         and (end := _per_run(column, curve, ends)).values
     ]
     if not allowed:
@@ -208,7 +208,7 @@ def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _has(curve: Curve, key: str, value: Any) -> bool:
+def _matches(curve: Curve, key: str, value: Any) -> bool:
     return (curve.choices[key] if key in curve.choices else curve.settings.get(key)) == value
 
 
@@ -243,8 +243,8 @@ def _table(section: Section, nets: Sequence[str], numbers: pd.DataFrame) -> Tabl
     for label in [column.label for column in section.table]:
         texts = []
         for model in models:
-            here = numbers[(numbers["model"] == model) & (numbers["column"] == label)]
-            texts.append(_entry(here.iloc[0]) if len(here) else "missing")
+            matching = numbers[(numbers["model"] == model) & (numbers["column"] == label)]
+            texts.append(_entry(matching.iloc[0]) if len(matching) else "missing")
         table.add_row(Text(label), *map(Text, texts))
     return table
 

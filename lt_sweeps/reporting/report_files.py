@@ -113,11 +113,11 @@ def report_changes(
         if name not in now:
             changes.append(f"{name}: the data no longer allow this figure")
         elif before["numbers"] != checksum(csv_bytes(now[name].data)):
-            changes.append(f"{name}: its numbers have changed{_stages(before, now[name])}")
+            changes.append(f"{name}: its numbers have changed{_stage_diff(before, now[name])}")
         # Other stages are a change even if the numbers are equal: another version of the code or
         # another recipe happened to reach the same accuracies.
         elif before["stages"] != list(now[name].stages):
-            changes.append(f"{name}: it rests on other stages{_stages(before, now[name])}")
+            changes.append(f"{name}: it rests on other stages{_stage_diff(before, now[name])}")
     changes += [
         f"{name}: new, not in the written report" for name in now if name not in written["figures"]
     ]
@@ -172,9 +172,9 @@ def _kept_pictures(folder: Path, sources: Mapping[str, str]) -> dict[str, dict[s
     kept = {}
     for name, source in sources.items():
         names = [f"{name}.{kind}" for kind in PICTURES]
-        sums = {file: written["files"].get(file, "") for file in names}
-        same = written["figures"].get(name, {}).get("drawn_from") == source
-        if same and not any(file_faults(folder, sums)):
+        checksums = {file: written["files"].get(file, "") for file in names}
+        unchanged = written["figures"].get(name, {}).get("drawn_from") == source
+        if unchanged and not any(file_faults(folder, checksums)):
             kept[name] = {file: read_file(folder / file) for file in names}
     return kept
 
@@ -204,7 +204,7 @@ def _report_json(
     }
 
 
-def _stages(before: Mapping[str, Any], now: Figure) -> str:
+def _stage_diff(before: Mapping[str, Any], now: Figure) -> str:
     new = set(now.stages) - set(before["stages"])
     gone = set(before["stages"]) - set(now.stages)
     return f" ({len(new)} stages new, {len(gone)} gone)" if new or gone else ""

@@ -79,15 +79,15 @@ def fitting_tables(table: Table, width: int) -> Iterator[Table]:
     """
     # If columns do not fit, rich squeezes them until every number is broken over two lines.
     names = list(takewhile(lambda column: column.no_wrap, table.columns))
-    free = width - 1 - sum(map(_width, names))
-    part, used = [], 0
+    free_width = width - 1 - sum(map(_width, names))
+    part, used_width = [], 0
     for column in table.columns[len(names) :]:
-        if part and used + _width(column) > free:
-            yield _part(table, [*names, *part])
-            part, used = [], 0
+        if part and used_width + _width(column) > free_width:
+            yield _with_columns(table, [*names, *part])
+            part, used_width = [], 0
         part.append(column)
-        used += _width(column)
-    yield _part(table, [*names, *part])
+        used_width += _width(column)
+    yield _with_columns(table, [*names, *part])
 
 
 def _width(column: TableColumn) -> int:
@@ -96,7 +96,7 @@ def _width(column: TableColumn) -> int:
     return 3 + max(map(cell_len, lines))
 
 
-def _part(table: Table, columns: Sequence[TableColumn]) -> Table:
+def _with_columns(table: Table, columns: Sequence[TableColumn]) -> Table:
     part = copy.copy(table)
     part.columns = [replace(column, _index=n) for n, column in enumerate(columns)]
     return part
@@ -127,12 +127,12 @@ def _rows(curves: Sequence[Curve]) -> Rows:
         crowded |= {text for text, texts in exact.items() if len(texts) > 1}
     placed: list[tuple[Row, Curve, Point]] = []
     for curve in curves:
-        before: Counter[str] = Counter()
+        n_earlier: Counter[str] = Counter()
         for point in curve.points:
             text = percent_text(point.percent)
             text = _exact_text(point) if text in crowded else text
-            placed.append(((text, before[text]), curve, point))
-            before[text] += 1
+            placed.append(((text, n_earlier[text]), curve, point))
+            n_earlier[text] += 1
     rows: Rows = {}
     for row, curve, point in sorted(placed, key=lambda p: (-p[2].percent, p[0][1], p[2].level)):
         rows.setdefault(row, []).append((curve, point))
@@ -148,16 +148,16 @@ def _column(curve: Curve, rows: Rows, band: str) -> Column:
     points = _own_points(curve, rows)
     absent = "not yet" if curve.unfinished else "-"
     texts = [
-        _entry(points[row], len(curve.seeds), band=band, metric=curve.metric)
+        _cell_text(points[row], len(curve.seeds), band=band, metric=curve.metric)
         if row in points
         else absent
         for row in rows
     ]
     n = len(curve.seeds)
-    lean = {point.dense_resources for point in curve.points if point.pruned} == {False}
+    never_dense = {point.dense_resources for point in curve.points if point.pruned} == {False}
     # Marked, because a method that never trains the dense network is cheaper than the others.
     head = f"{_name_above(texts, curve)}\n{n} seed{'s' * (n > 1)}"
-    return f"{head}\nnever dense" if lean else head, texts
+    return f"{head}\nnever dense" if never_dense else head, texts
 
 
 def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
@@ -178,7 +178,7 @@ def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]
             for speed in speeds.get(name, ()):
                 by_form.setdefault(speed.form, {}).setdefault(row, []).append(speed)
     for form, by_row in sorted(by_form.items()):
-        devices = dict.fromkeys(s.device for own in by_row.values() for s in own)
+        devices = dict.fromkeys(s.device for row_speeds in by_row.values() for s in row_speeds)
         texts = [_speed_text(by_row.get(row, [])) for row in rows]
         yield f"{_name_above(texts, curve)}\n{form} speedup\n{', '.join(devices)}", texts
 
@@ -190,7 +190,7 @@ def _speed_text(speeds: Sequence[MeasuredSpeed]) -> str:
     return f"{middle:.2f}x\nbatch {speeds[0].batch}, n {speeds[0].n}"
 
 
-def _entry(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
+def _cell_text(point: Point, seeds: int, *, band: str, metric: Quantity) -> str:
     """Format mean and band, with a line for each caveat: seeds missing, diverged or collapsed."""
     text = metric.value_text
     lines = ["none finite"]

@@ -56,7 +56,7 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     used = set(_USED.findall(body))
     # Ids such as `axes_1` occur in every figure of the page. So ids that are not used are removed,
     # and the others get the figure's name as a prefix.
-    body = _ID.sub(lambda match: _kept_id(match[1], name, used, tips), body)
+    body = _ID.sub(lambda match: _prefixed_id(match[1], name, used, tips), body)
     body = _USED.sub(lambda match: match[0].replace("#", f"#{name}-"), body)
     body = _FONT.sub(f"font-family: {FONTS}", body)
     body = _COLOUR.sub(lambda match: f"var(--{match[0][1:]})", body)
@@ -64,16 +64,16 @@ def inline_svg(svg: bytes, name: str, caption: str, tips: Mapping[str, str]) -> 
     width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
     pixels = round(width * 96 / 72 * ZOOM)
     # On a phone a figure of two panels scrolls: shrunk to the screen, its letters have 3 pixels.
-    least = round(pixels * LEAST)
-    keys = ' tabindex="0"' if tips else ""
+    min_pixels = round(pixels * LEAST)
+    focusable = ' tabindex="0"' if tips else ""
     return (
-        f'<svg role="img" aria-label="{html.escape(caption)}" width="{pixels}"{keys} '
-        f'style="min-width:{least}px" '
+        f'<svg role="img" aria-label="{html.escape(caption)}" width="{pixels}"{focusable} '
+        f'style="min-width:{min_pixels}px" '
         f'viewBox="0 0 {width:g} {height:g}">{body}</svg>'
     )
 
 
-def _kept_id(found: str, name: str, used: set[str], tips: Mapping[str, str]) -> str:
-    if found in tips:
-        return f' class="point" data-tip="{html.escape(tips[found])}"'
-    return f' id="{name}-{found}"' if found in used else ""
+def _prefixed_id(element_id: str, name: str, used: set[str], tips: Mapping[str, str]) -> str:
+    if element_id in tips:
+        return f' class="point" data-tip="{html.escape(tips[element_id])}"'
+    return f' id="{name}-{element_id}"' if element_id in used else ""

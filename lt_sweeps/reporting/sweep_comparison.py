@@ -92,13 +92,13 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
             yield f"{a.label}: no level to compare"
     yield from conclusions(both.verdicts, both.layout)
     yield from caveats(both.verdicts, both.layout)
-    if same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
-        levels = "1 level is" if same == 1 else f"{same} levels are"
+    if n_same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
+        levels = "1 level is" if n_same == 1 else f"{n_same} levels are"
         yield f"{levels} the same tickets on both sides, and not compared."
     for side, partnered in zip((both.one, both.other), zip(*pairs, strict=True), strict=True):
         results = side.results
-        if alone := [curve.label for curve in side.curves if curve not in partnered]:
-            yield f"only in {results.name}: {', '.join(alone)}"
+        if unmatched := [curve.label for curve in side.curves if curve not in partnered]:
+            yield f"only in {results.name}: {', '.join(unmatched)}"
         if results.unfinished:
             yield f"{results.name}: {results.unfinished}"
         if len(results.versions) > 1:

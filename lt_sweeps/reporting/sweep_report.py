@@ -83,7 +83,7 @@ def report(
         main = list(accuracy_tables(curves, title=_title(analysis), band=band, speeds=speeds))
         more = [*endpoint_tables(analysis), *verdict_tables(analysis)] if analysis.curves else []
         page = Page(
-            main, [*more, *([profile] if profile else [])], _day_of(source), _words_of(source)
+            main, [*more, *([profile] if profile else [])], _day_of(source), _overrides(source)
         )
         figures = profile_figures(profiles)
         missing, location = report_files.write_report(
@@ -123,11 +123,11 @@ def check(
         # is analysed once with each experiment's options, and only that experiment is kept.
         analysis = _analyses(source, written["layout"])[name]
         figures = [*draw_figures(analysis)[0], *profile]
-        gone = report_files.without_tickets(written, figures, analysis.results.root)
-        changes = report_files.report_changes(place, written, analysis, figures, gone)
+        dropped = report_files.without_tickets(written, figures, analysis.results.root)
+        changes = report_files.report_changes(place, written, analysis, figures, dropped)
         faults += [f"{place}: {change}" for change in changes]
         unchecked += [
-            f"{place}: {name}: not checked, because its tickets were dropped" for name in gone
+            f"{place}: {name}: not checked, because its tickets were dropped" for name in dropped
         ]
     agreed = f"{folder}: every {'other ' if unchecked else ''}figure and table is what the data say"
     report_files.print_lines(console, [*unchecked, *(faults or [agreed])])
@@ -172,7 +172,7 @@ def _options_in(path: Path) -> Mapping[str, Any]:
     return content["report"]
 
 
-def _words_of(source: Path) -> Sequence[str]:
+def _overrides(source: Path) -> Sequence[str]:
     """The overrides with which a sweep was last submitted; empty for a root."""
     manifest = SweepFolder(source).usable_manifest
     return () if manifest is None else manifest.words
@@ -190,8 +190,8 @@ def _title(analysis: Analysis) -> str:
     """The title of the tables: sweep, metric, moment of evaluation and kind of band."""
     results, band = analysis.results, BANDS[analysis.layout.band]
     moment = report_moment(analysis.curves, analysis.metric)
-    what = " ".join(filter(None, [analysis.metric_label, moment]))
-    title = f"{results.name}: {what}, mean and {band}"
+    quantity = " ".join(filter(None, [analysis.metric_label, moment]))
+    title = f"{results.name}: {quantity}, mean and {band}"
     return f"{title}; {results.unfinished}" if results.unfinished else title
 
 

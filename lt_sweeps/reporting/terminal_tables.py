@@ -87,8 +87,8 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
     )
     for members in group_by(analysis.all_verdicts, lambda v: v.question).values():
         curve = members[0].curve
-        what = f"{curve.panel}: {curve.label} minus {members[0].against}, with 95% intervals"
-        table = new_table(what, heads)
+        title = f"{curve.panel}: {curve.label} minus {members[0].against}, with 95% intervals"
+        table = new_table(title, heads)
         for v in members:
             table.add_row(
                 percent_text(v.point.percent),
@@ -115,8 +115,8 @@ def _difference(verdict: Verdict) -> str:
 
 def p_text(p: float, *, digits: int = 3) -> str:
     """Format a p-value: 0.034, or <0.001, or - for NaN."""
-    least = 10.0**-digits
-    return "-" if math.isnan(p) else f"<{least:g}" if p < least else f"{p:.{digits}f}"
+    smallest = 10.0**-digits
+    return "-" if math.isnan(p) else f"<{smallest:g}" if p < smallest else f"{p:.{digits}f}"
 
 
 def _count(verdict: Verdict) -> str:
@@ -160,7 +160,7 @@ def _ticket(endpoint: Endpoint, curve: Curve, workers: int | None) -> tuple[str,
     """A ticket's sparsity (with `report.along` values), its metric, and the epochs to find it."""
     if endpoint.ticket is None:
         return "none", "", ""
-    place = "".join(f"\n{at}" for at in endpoint.ticket.at)
+    along_values = "".join(f"\n{at}" for at in endpoint.ticket.at)
     cost = endpoint.cost
     epochs = "-" if math.isnan(cost.chain) else f"{cost.chain:.4g}"
     epochs += "" if math.isnan(cost.hours) else f" ({readable(3600 * cost.hours)})"
@@ -172,7 +172,7 @@ def _ticket(endpoint: Endpoint, curve: Curve, workers: int | None) -> tuple[str,
         totals += [] if workers is None else [f"{cost.makespan:g} on {workers}"]
         epochs += f"\n{', '.join(totals)}"
     mean = curve.metric.value_text(endpoint.ticket.mean) + _seeds(endpoint, curve)
-    return f"{_percent(endpoint.sparsity)}{place}", mean, epochs
+    return f"{_percent(endpoint.sparsity)}{along_values}", mean, epochs
 
 
 def _seeds(endpoint: Endpoint, curve: Curve) -> str:

@@ -99,9 +99,9 @@ def digest_of_inputs(source: Path) -> str:
 def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
     """Return a hash by name of the modules behind custom figures; their code is read, not run."""
     reports = sweep.manifest.reports.values()
-    asked = (figure for keys in reports for figure in keys.get("figures") or ())
-    own = [str(figure.get("_target_")) for figure in asked if isinstance(figure, Mapping)]
-    return code_behind(*(target.rpartition(".")[0] for target in own))
+    requested = (figure for keys in reports for figure in keys.get("figures") or ())
+    targets = [str(figure.get("_target_")) for figure in requested if isinstance(figure, Mapping)]
+    return code_behind(*(target.rpartition(".")[0] for target in targets))
 
 
 def digest_of_code() -> str:

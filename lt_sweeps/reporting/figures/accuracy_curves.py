@@ -41,9 +41,9 @@ def metric_figures(analysis: Analysis) -> list[Figure]:
     layout, first = analysis.layout, analysis.layout.metrics[0]
     return [
         figure
-        for asked in layout.metrics
+        for requested in layout.metrics
         for figure in _figures(
-            analysis, asked, layout.x, analysis.verdicts if asked == first else ()
+            analysis, requested, layout.x, analysis.verdicts if requested == first else ()
         )
     ]
 
@@ -64,11 +64,11 @@ def early_stop_figures(analysis: Analysis) -> list[Figure]:
 
 
 def _figures(
-    analysis: Analysis, asked: str, x: str, verdicts: Sequence[Verdict] = ()
+    analysis: Analysis, requested: str, x: str, verdicts: Sequence[Verdict] = ()
 ) -> list[Figure]:
     """The figure of a metric; `test_metric` gives one figure for each metric that a task has."""
-    by_metric = group_by(analysis.curves_of(asked), lambda curve: curve.metric)
-    by_metric = by_metric or {Quantity.of(analysis.name_of(asked)): []}
+    by_metric = group_by(analysis.curves_of(requested), lambda curve: curve.metric)
+    by_metric = by_metric or {Quantity.of(analysis.name_of(requested)): []}
     return [
         _figure(
             analysis,
@@ -76,7 +76,7 @@ def _figures(
             x,
             curves,
             [v for v in verdicts if v.curve.metric == metric],
-            is_first=asked == analysis.layout.metrics[0],
+            is_first=requested == analysis.layout.metrics[0],
         )
         for metric, curves in by_metric.items()
     ]
@@ -140,11 +140,11 @@ def _tips(curves: Sequence[Curve], layout: ReportConfig, metric: Quantity) -> di
             low, high = point.band(layout.band)
             band = "" if math.isnan(low) else f" [{text(low)}, {text(high)}]"
             seeds = [f"{seed}: {text(v)}" for seed, v in point.values.items()]
-            more = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
+            ending = f", and {len(seeds) - _SEEDS} more" if len(seeds) > _SEEDS else ""
             tips[mark_id(curve, point)] = (
                 f"{curve.label}, {percent_text(point.percent)}% left (level {point.level})\n"
                 f"{metric.label} {text(point.mean)}{band}, n = {point.n_finite}\n"
-                f"by seed: {', '.join(seeds[:_SEEDS])}{more}"
+                f"by seed: {', '.join(seeds[:_SEEDS])}{ending}"
             )
     return tips
 

@@ -71,8 +71,8 @@ def y_limits(
         low = best - reach if best - low > 3 * reach else low
         high = best + reach if high - best > 3 * reach else high
     # Room for markers; if all numbers are equal, 0.01, so that the axis has a length.
-    room = 0.05 * (high - low) or 0.01
-    ends = metric.worth(low - room), metric.worth(high + room)
+    padding = 0.05 * (high - low) or 0.01
+    ends = metric.worth(low - padding), metric.worth(high + padding)
     return min(ends), max(ends)
 
 
@@ -184,9 +184,9 @@ def _unbounded_floor(points: Sequence[tuple[float, float]]) -> float:
     # by three times its distance from the best level, which counts as at least 2% of the best. The
     # floor is never below the worst mean.
     best = list(_best_by_place(points).values())
-    top, middle = max(best), sorted(best)[len(best) // 2]
-    distance = max(top - middle, 0.02 * abs(top))
-    return max(min(mean for _, mean in points), middle - 3 * distance)
+    top, median = max(best), sorted(best)[len(best) // 2]
+    distance = max(top - median, 0.02 * abs(top))
+    return max(min(mean for _, mean in points), median - 3 * distance)
 
 
 def _best_by_place(points: Sequence[tuple[float, float]]) -> dict[float, float]:

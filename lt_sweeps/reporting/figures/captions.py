@@ -66,16 +66,16 @@ def span_text(counts: Iterable[int]) -> str:
 def marker_sentence(curves: Sequence[Curve]) -> str:
     """Explain open and faint markers, if the figure has any."""
     points = [(curve, point) for curve in curves for point in curve.points]
-    lost = sum(p.n_collapsed for _, p in points), sum(p.n - p.n_finite for _, p in points)
-    absent = sum(len(curve.seeds) - point.n for curve, point in points)
+    n_lost = sum(p.n_collapsed for _, p in points), sum(p.n - p.n_finite for _, p in points)
+    n_missing = sum(len(curve.seeds) - point.n for curve, point in points)
     sentences = []
-    if any(lost):
+    if any(n_lost):
         sentences.append(
-            f"Open marker: a replicate collapsed ({lost[0]} in all), or diverged and is left out "
-            f"of the mean ({lost[1]} in all)."
+            f"Open marker: a replicate collapsed ({n_lost[0]} in all), or diverged and is left out "
+            f"of the mean ({n_lost[1]} in all)."
         )
-    if absent:
-        sentences.append(f"Faint marker: seeds are missing there ({absent} in all).")
+    if n_missing:
+        sentences.append(f"Faint marker: seeds are missing there ({n_missing} in all).")
     return " ".join(sentences)
 
 

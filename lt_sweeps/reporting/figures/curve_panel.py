@@ -40,10 +40,10 @@ def draw_panel(
     verdicts: Sequence[Verdict] = (),
 ) -> None:
     """Draw the curves of one panel into axes of about a column's width."""
-    unit = curves[0].metric if curves else Quantity.of(metric)
-    scale, title = unit.scale, curves[0].panel if curves else ""
+    quantity = curves[0].metric if curves else Quantity.of(metric)
+    scale, title = quantity.scale, curves[0].panel if curves else ""
     # On one line, `Test perplexity (lower is better)` is longer than the height of a panel.
-    label = unit.label.replace(" (lower", "\n(lower")
+    label = quantity.label.replace(" (lower", "\n(lower")
     decorate(axes, title=title, x=X_NAMES[x], y=label[0].upper() + label[1:])
     lines = {curve.name: drawable_points(curve) for curve in curves}
     if not any(lines.values()):
@@ -59,7 +59,7 @@ def draw_panel(
     set_x_axis(axes, lines, x)
     # A published number has a sparsity and no level, so it has no place on that axis.
     published_lines = published_for(layout, curves, metric) if x != "level" else []
-    ends = set_y_axis(axes, lines, published_lines, layout=layout, metric=unit)
+    ends = set_y_axis(axes, lines, published_lines, layout=layout, metric=quantity)
     for curve in curves:
         # A triangle marks where a line leaves the panel: on the bad side, or at an end of
         # `report.ylim`.
@@ -114,11 +114,11 @@ def _line(
     # collapsed or diverged, faint if seeds are missing. With missing seeds, the mean is over other
     # seeds than the neighbouring means, and a step between them must not be read as an effect.
     for left, height, point in zip(at, y, points, strict=True):
-        lost = point.n_collapsed > 0 or point.n_finite < point.n
+        failed = point.n_collapsed > 0 or point.n_finite < point.n
         alpha = _FAINT if point.n < len(curve.seeds) else 1.0
-        about = {"alpha": alpha, "gid": mark_id(curve, point)}
-        options = {"markeredgewidth": 0.7, "zorder": 3, **about}
-        draw_marker(axes, left, height, style, MARKER, filled=not lost, **options)
+        state = {"alpha": alpha, "gid": mark_id(curve, point)}
+        options = {"markeredgewidth": 0.7, "zorder": 3, **state}
+        draw_marker(axes, left, height, style, MARKER, filled=not failed, **options)
 
 
 def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], scale: float) -> None:

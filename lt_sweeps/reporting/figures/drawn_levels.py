@@ -28,9 +28,9 @@ def panels_at(
         (curve.panel, min(sparsities, key=lambda at: abs(100 * (1 - at) - point.percent)))
         for curve, point in levels
     ]
-    left = group_by(range(len(levels)), lambda i: places[i])
+    indices = group_by(range(len(levels)), lambda i: places[i])
     titles = {}
-    for place, members in left.items():
+    for place, members in indices.items():
         percents = sorted((levels[i][1].percent for i in members), reverse=True)
         ends = dict.fromkeys(map(percent_text, (percents[0], percents[-1])))
         titles[place] = f"{place[0]}, {' to '.join(ends)}% left"

@@ -42,7 +42,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
         f"range. Best level: chosen {chosen_text(analysis.layout, analysis.accuracy)}. Within the "
         f"margin: at most {margin_text(analysis)} worse than the dense network of the same seed. "
         "Mean over log density: the area under the curve, divided by its width.",
-        _bounds(analysis),
+        _lower_bounds(analysis),
         report_at_sentence(analysis.curves, analysis.accuracy),
         f"Rings: published numbers, {'; '.join(sources)}." if sources else "",
     )
@@ -50,7 +50,7 @@ def endpoint_figures(analysis: Analysis) -> list[Figure]:
     return [Figure("endpoints", caption(analysis, *sentences), data, analysis.stages, draw)]
 
 
-def _bounds(analysis: Analysis) -> str:
+def _lower_bounds(analysis: Analysis) -> str:
     """Name the lines whose highest sparsity is a lower bound: some run never leaves the margin."""
     several = len(by_panel(analysis.curves)) > 1
     lines = [

@@ -23,15 +23,15 @@ from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
     """Draw the percent of each layer's weights remaining, with a panel per network and sparsity."""
-    placed = panels_at(analysis.curves, analysis.layout.masks_at)
-    data = pd.DataFrame([row for place in placed for row in _rows(*place)])
+    levels = panels_at(analysis.curves, analysis.layout.masks_at)
+    data = pd.DataFrame([row for place in levels for row in _rows(*place)])
     if data.empty:
         raise NotDrawn("no line has a level near a sparsity of `report.masks_at`")
     leave_out_if(analysis, all_alike(data, "number", ("mean", "min", "max")))
     # Styles follow the order of all lines, so that a line looks the same as in other figures even
     # if some lines have no level here.
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
-    stages = stage_ids([point for _, point, _ in placed])
+    stages = stage_ids([point for _, point, _ in levels])
     sentence = (
         "Percent of each layer's weights remaining; mean and range over seeds, "
         f"n = {span_text(data['n'])}."
@@ -44,17 +44,17 @@ def _rows(curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:
     records = [row for row in distinct(curve.cells) if row.stage in point.stages]
     rows = []
     for number, layer in enumerate(records[0].layers_remaining):
-        left = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in records]
+        percents = [100 * r.layers_remaining[layer] / r.layers_total[layer] for r in records]
         rows.append(
             {
                 "panel": panel,
                 "line": curve.label,
                 "layer": layer,
                 "number": number,
-                "mean": float(np.mean(left)),
-                "min": min(left),
-                "max": max(left),
-                "n": len(left),
+                "mean": float(np.mean(percents)),
+                "min": min(percents),
+                "max": max(percents),
+                "n": len(percents),
             }
         )
     return rows

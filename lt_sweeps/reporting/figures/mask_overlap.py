@@ -25,8 +25,8 @@ MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # with its panel, 
 def overlap_figures(analysis: Analysis) -> list[Figure]:
     """Draw the Jaccard overlap of masks, with a matrix per network and sparsity."""
     rows, points = [], []
-    placed = panels_at(analysis.curves, analysis.layout.masks_at)
-    for members in group_by(placed, lambda member: member[2]).values():
+    levels = panels_at(analysis.curves, analysis.layout.masks_at)
+    for members in group_by(levels, lambda member: member[2]).values():
         masked = [
             (curve, point, panel, masks(analysis.results.root, curve, point))
             for curve, point, panel in members
@@ -84,7 +84,7 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
         if curve is other_curve
         else [(seed, seed) for seed in masks if seed in other_masks]
     )
-    pairs = [(a, b) for a, b in pairs if _fit(masks[a], other_masks[b])]
+    pairs = [(a, b) for a, b in pairs if _same_shapes(masks[a], other_masks[b])]
     if pairs:
         overlaps = [jaccard(masks[a], other_masks[b]) for a, b in pairs]
         chances = [chance_overlap(masks[a], other_masks[b]) for a, b in pairs]
@@ -100,13 +100,13 @@ def _pair(one: MaskedPoint, other: MaskedPoint) -> Iterator[dict[str, object]]:
         }
 
 
-def _fit(one: Arrays, other: Arrays) -> bool:
+def _same_shapes(one: Arrays, other: Arrays) -> bool:
     """Whether two masks have equal layers and shapes: lines may have networks of other widths."""
     return {n: m.shape for n, m in one.items()} == {n: m.shape for n, m in other.items()}
 
 
 def _draw(data: pd.DataFrame) -> Sheet:
-    of_panel = {panel: _names(lines) for panel, lines in style.lines_by_panel(data).items()}
+    of_panel = {panel: _axis_labels(lines) for panel, lines in style.lines_by_panel(data).items()}
     heights = {p: 1.1 + style.rows_height(names, each=0.24) for p, (names, _) in of_panel.items()}
     sheet, panels = style.panels_of(data, "panel", height=heights)
     for axes, (title,), rows in panels:
@@ -116,8 +116,8 @@ def _draw(data: pd.DataFrame) -> Sheet:
         matrix = matrix.reindex(index=lines, columns=lines)
         # One chance for the whole panel, because its lines differ in it by a percent or two.
         chance = f"{100 * rows['chance'].mean():.0f}"
-        between = " " if len(title) < 26 else "\n"
-        style.decorate(axes, title=f"{title}{between}(chance {chance}%)", grid="")
+        separator = " " if len(title) < 26 else "\n"
+        style.decorate(axes, title=f"{title}{separator}(chance {chance}%)", grid="")
         # White is no overlap. Full overlap is dark grey and not black (1 of 1.3), and large numbers
         # are written in white, so that every number can be read on its square.
         axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3, aspect="auto")
@@ -138,7 +138,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
     return sheet
 
 
-def _names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+def _axis_labels(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the labels of rows and columns; columns get numbers if a label needs two lines."""
     if not any("\n" in style.wrapped_label(line) for line in lines):
         return list(lines), list(lines)

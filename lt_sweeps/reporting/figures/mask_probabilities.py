@@ -43,13 +43,13 @@ def probability_figures(analysis: Analysis) -> list[Figure]:
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
     sentence = (
         "The learned mask at its end, all layers together: a weight's chance to be kept, or its "
-        f"soft mask sigmoid(βs){_slopes(data)}; mean and range over seeds "
+        f"soft mask sigmoid(βs){_betas_text(data)}; mean and range over seeds "
         f"(n = {span_text(data['n'])}). Mean over weights: {means}."
     )
     return [Figure("probabilities", caption(analysis, sentence), data, tuple(sorted(stages)), draw)]
 
 
-def _slopes(data: pd.DataFrame) -> str:
+def _betas_text(data: pd.DataFrame) -> str:
     """Name the last values of β if a mask was annealed (β = 1 means no annealing)."""
     betas = sorted(set(data["slope"]) - {1.0})
     return f" at the last β ({', '.join(f'{beta:g}' for beta in betas)})" if betas else ""

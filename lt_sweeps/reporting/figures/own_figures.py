@@ -40,8 +40,8 @@ def draw_own(figure: Mapping[str, Any], analysis: Analysis) -> list[Figure]:
     code = digest(call.identity())
     if isinstance(returned, list) and all(isinstance(drawn, Figure) for drawn in returned):
         return [replace(drawn, code=code) for drawn in returned]
-    whole = isinstance(returned, tuple) and len(returned) == 3
-    sheet, caption, data = returned if whole else (*_pair(returned), None)
+    has_table = isinstance(returned, tuple) and len(returned) == 3
+    sheet, caption, data = returned if has_table else (*_pair(returned), None)
     fits = isinstance(sheet, Sheet) and isinstance(caption, str)
     if not fits or not isinstance(data, pd.DataFrame | None):
         raise ValueError(

@@ -20,13 +20,13 @@ def profile_figures(profiles: Sequence[PackProfile]) -> list[Figure]:
     totals = {part: seconds for part, seconds in seconds_by_part(profiles).items() if seconds}
     if not totals:
         return []
-    whole = sum(totals.values())
+    total = sum(totals.values())
     data = pd.DataFrame(
-        {"part": part, "seconds": seconds, "share": seconds / whole}
+        {"part": part, "seconds": seconds, "share": seconds / total}
         for part, seconds in totals.items()
     )
     title = profile_title(profiles)
-    caption = f"{title[:1].upper()}{title[1:]}: seconds of all packs together, {whole:.4g} in all."
+    caption = f"{title[:1].upper()}{title[1:]}: seconds of all packs together, {total:.4g} in all."
     return [Figure("profile", caption, data, (), partial(_draw, data))]
 
 

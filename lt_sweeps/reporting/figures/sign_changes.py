@@ -72,8 +72,8 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     of_panel = style.lines_by_panel(data)
     dot = {"linestyle": "none", "marker": "o", "color": style.GREY, "markersize": 4}
     dots = [
-        Line2D([], [], label=text, markerfacecolor=inside, **dot)
-        for text, inside in {"kept": style.GREY, "pruned": "white"}.items()
+        Line2D([], [], label=text, markerfacecolor=fill, **dot)
+        for text, fill in {"kept": style.GREY, "pruned": "white"}.items()
     ]
     heights = {panel: 0.6 + style.rows_height(own, each=0.26) for panel, own in of_panel.items()}
     sheet, panels = style.panels_of(data, "panel", height=heights, legend=dots)

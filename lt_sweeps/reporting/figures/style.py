@@ -117,8 +117,8 @@ def panels_of(
     """
     # Without sort=False pandas sorts the panels by name, unlike the tables of the report.
     groups: list[Any] = list(data.groupby(list(keys), sort=False))
-    at = keys.index("panel")
-    own = [height[str(n[at])] for n, _ in groups] if isinstance(height, Mapping) else height
+    position = keys.index("panel")
+    own = [height[str(n[position])] for n, _ in groups] if isinstance(height, Mapping) else height
     sheet = new_sheet(len(groups), height=own, **options)
     panels = zip(sheet.axes, groups, strict=True)
     return sheet, ((axes, list(map(str, names)), rows) for axes, (names, rows) in panels)
@@ -178,12 +178,12 @@ def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:
     # The layout does not shrink a legend that is too wide, but cuts it off. Measuring text needs a
     # drawn figure, so the width is estimated: an entry has 0.4 inches of line and margin, and 0.047
     # inches (a wide character at 6.5 points) for each character of the longest label.
-    most = int((width - 0.5) / 0.05)  # a safe estimate: the label is alone in its row
-    broken = [textwrap.wrap(str(entry.get_label()), most) for entry in legend]
-    for entry, lines in zip(legend, broken, strict=True):
+    max_chars = int((width - 0.5) / 0.05)  # a safe estimate: the label is alone in its row
+    wrapped = [textwrap.wrap(str(entry.get_label()), max_chars) for entry in legend]
+    for entry, lines in zip(legend, wrapped, strict=True):
         entry.set_label("\n".join(lines))
-    longest = max((len(line) for lines in broken for line in lines), default=0)
+    longest = max((len(line) for lines in wrapped for line in lines), default=0)
     columns = max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
     # matplotlib fills column by column; a row is as high as its label with the most lines.
     rows = math.ceil(len(legend) / columns)
-    return columns, sum(max(map(len, broken[row::rows])) for row in range(rows))
+    return columns, sum(max(map(len, wrapped[row::rows])) for row in range(rows))

@@ -39,9 +39,9 @@ def cost_figures(analysis: Analysis) -> list[Figure]:
     if not uses:
         raise NotDrawn("no training has a record yet")
     data = pd.DataFrame(rows)
-    asked = sum(len(_trainings([cell])) for cell in analysis.results.cells)
+    n_requested = sum(len(_trainings([cell])) for cell in analysis.results.cells)
     sentence = (
-        f"Training per line, all seeds together. The cells asked for {asked} trainings; "
+        f"Training per line, all seeds together. The cells asked for {n_requested} trainings; "
         f"{len(uses)} were needed, and {sum(n > 1 for n in uses.values())} of these serve several "
         "lines (hatched)."
     )
@@ -60,13 +60,13 @@ def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, 
     units = [(uses[training] > 1, row) for training, row in trained.items()]
     rows = []
     for quantity in _UNITS:
-        known = [
+        with_value = [
             (shared, getattr(row, quantity))
             for shared, row in units
             if getattr(row, quantity) is not None
         ]
-        total = sum(value for _, value in known)
-        own = sum(value for shared, value in known if not shared)
+        total = sum(value for _, value in with_value)
+        own = sum(value for shared, value in with_value if not shared)
         rows.append(
             {
                 "quantity": quantity,
@@ -74,7 +74,7 @@ def _rows(trained: Trainings, uses: Counter[tuple[str, str]]) -> list[dict[str, 
                 "shared": total - own,
                 "units": len(units),
                 "units_shared": sum(shared for shared, _ in units),
-                "units_unknown": len(units) - len(known),
+                "units_unknown": len(units) - len(with_value),
             }
         )
     return rows

@@ -26,8 +26,8 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     """Draw each line's plane at the first sparsity of `report.masks_at`, all seeds together."""
     rows, points, total = [], [], 0
     # Only one sparsity, because one plane per line fills a page already.
-    first = analysis.layout.masks_at[:1]
-    for curve, point, panel in panels_at(analysis.curves, first):
+    sparsities = analysis.layout.masks_at[:1]
+    for curve, point, panel in panels_at(analysis.curves, sparsities):
         squares, weights = _squares(analysis, curve, point, panel)
         if squares:
             rows += squares
@@ -96,13 +96,13 @@ def _draw(data: pd.DataFrame) -> Sheet:
     for axes, (panel, line), rows in panels:
         # Squares without weights stay NaN and are white, because they have no fraction. The rows of
         # the matrix are y, so w_f is the first index.
-        part = np.full((BINS, BINS), np.nan)
+        fraction = np.full((BINS, BINS), np.nan)
         i, j = (np.digitize(rows[name], edges) - 1 for name in ("w_i", "w_f"))
-        part[j, i] = rows["kept"] / rows["weights"]
+        fraction[j, i] = rows["kept"] / rows["weights"]
         decorate(axes, title=titles[panel, line], grid="")
         axes.set_xlabel("$w_i$", labelpad=0)
         axes.set_ylabel("$w_f$", labelpad=-2)
-        mesh = axes.pcolormesh(edges, edges, part, cmap="cividis_r", vmin=0, vmax=1)
+        mesh = axes.pcolormesh(edges, edges, fraction, cmap="cividis_r", vmin=0, vmax=1)
         # Drawn as vectors, 2,304 squares per panel make a PDF slow to open and show hairlines.
         mesh.set_rasterized(True)
         axes.axhline(0, color="black", linewidth=0.3)

@@ -32,15 +32,15 @@ def all_alike(data: pd.DataFrame, place: str, values: Sequence[str]) -> str:
 
 def one_point(curves: Sequence[Curve]) -> str:
     """The reason if no line has more than one point."""
-    alone = all(len(curve.points) < 2 for curve in curves)
-    return "its lines are single points, which the main figure shows" if curves and alone else ""
+    single = all(len(curve.points) < 2 for curve in curves)
+    return "its lines are single points, which the main figure shows" if curves and single else ""
 
 
 def capped(curves: Sequence[Curve]) -> str:
     """The reason if in every panel at least half of the trainings were best at their last step."""
     for panel in by_panel(curves).values():
         rows = distinct(cell for curve in panel for cell in curve.cells)
-        ended = [row.best_step >= row.step for row in rows if row.best_step is not None]
-        if not ended or 2 * sum(ended) < len(ended):
+        best_at_end = [row.best_step >= row.step for row in rows if row.best_step is not None]
+        if not best_at_end or 2 * sum(best_at_end) < len(best_at_end):
             return ""
     return "at least half of the trainings were still best at their last step" if curves else ""
