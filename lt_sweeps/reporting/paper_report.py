@@ -236,8 +236,8 @@ def _table(section: Section, nets: Sequence[str], numbers: pd.DataFrame) -> Tabl
     models = list(dict.fromkeys([*nets, *numbers["model"]]))
     table = new_table(
         f"{section.name}: {section.shows} (%). Mean over runs ± half of its 95% "
-        "interval (≥: some runs never leave the margin); of several lines the best, which is "
-        "named; in brackets: published.",
+        "interval (≥: some runs never leave the margin). If there are several lines, the best one "
+        "is shown, with its name. In brackets: published.",
         ["", *models],
     )
     for label in [column.label for column in section.table]:

@@ -122,7 +122,7 @@ def report_changes(
         f"{name}: new, not in the written report" for name in now if name not in written["figures"]
     ]
     changes += [
-        f"{name}: the data say something else"
+        f"{name}: no longer matches the data"
         for name, content in _tables(analysis).items()
         if written["files"].get(name) != checksum(content)
     ]

@@ -129,7 +129,7 @@ def check(
         unchecked += [
             f"{place}: {name}: not checked, because its tickets were dropped" for name in dropped
         ]
-    agreed = f"{folder}: every {'other ' if unchecked else ''}figure and table is what the data say"
+    agreed = f"{folder}: every {'other ' if unchecked else ''}figure and table matches the data"
     report_files.print_lines(console, [*unchecked, *(faults or [agreed])])
     return not faults
 
@@ -167,7 +167,7 @@ def _options_in(path: Path) -> Mapping[str, Any]:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("report"), dict):
         raise ValueError(
-            f"layout: {path} has no `report:` with keys under it; an experiment's yaml has"
+            f"layout: {path} has no keys under `report:`; give a yaml like an experiment's"
         )
     return content["report"]
 

@@ -222,7 +222,7 @@ def test_networks_of_other_widths_are_reported_side_by_side(
     folder = report(tmp_path / "results", console=Console(file=io.StringIO()), **wanted)
     overlap = pd.read_csv(folder / "overlap.csv")
     assert (overlap["line"] == overlap["other"]).all() and overlap["line"].nunique() == 2
-    assert "Blank: networks of other layers" in (folder / "overlap.txt").read_text()
+    assert "Blank: networks with different layers" in (folder / "overlap.txt").read_text()
     assert all("n = 2 to 3" in (folder / f"{name}.txt").read_text() for name in ("signs", "plane"))
     (one,) = analyses(read_results(tmp_path / "results", metrics=[]), wanted).values()
     (figure,) = layer_figures(one)

@@ -246,7 +246,7 @@ def test_a_figure_of_tickets_that_were_dropped_is_not_checked_and_said_so(
     assert main(["report", str(sweep.folder), "--check"]) == 0
     said = capsys.readouterr().out
     assert "overlap: not checked, because its tickets were dropped" in said
-    assert "every other figure and table is what the data say" in said
+    assert "every other figure and table matches the data" in said
     (sweep.folder / "report" / "overlap.csv").write_text("1")
     assert main(["report", str(sweep.folder), "--check"]) == 1
 

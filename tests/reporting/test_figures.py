@@ -156,7 +156,7 @@ def test_seeds_that_are_all_equal_have_no_interval_and_the_caption_says_so(
     for band, gap in (("ci", True), ("sd", False)):
         (figure,) = metric_figures(sweep.analysis(band=band))
         assert figure.data["low"].isna().tolist() == [gap, False]
-        assert ("(none where all seeds are equal)" in figure.caption) == gap
+        assert ("(no band if all seeds are equal)" in figure.caption) == gap
 
 
 def test_without_tests_a_caption_draws_no_conclusion(sweep: FakeSweep) -> None:

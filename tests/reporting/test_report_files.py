@@ -42,7 +42,7 @@ def rewritten(sweep: FakeSweep, **changes: object) -> None:
 def test_an_unchanged_report_stands_in_the_layout_that_it_was_drawn_in(sweep: FakeSweep) -> None:
     before = sorted((sweep.folder / "report").iterdir())
     stands, text = checked(sweep)
-    assert stands and "every figure and table is what the data say" in text
+    assert stands and "every figure and table matches the data" in text
     assert sorted((sweep.folder / "report").iterdir()) == before
 
 
@@ -144,5 +144,5 @@ def test_a_number_that_no_figure_draws_is_checked_too(tmp_path: Path) -> None:
     sweep.cells.clear()
     sweep.cell("a", accuracies=[0.9, 0.8], more={"end_test_loss": 9.0})
     stands, text = checked(sweep)
-    assert not stands and "records.csv: the data say something else" in text
+    assert not stands and "records.csv: no longer matches the data" in text
     assert "accuracy" not in text and "summary.csv" not in text

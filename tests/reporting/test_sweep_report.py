@@ -406,7 +406,7 @@ def test_more_lines_than_can_be_told_apart_are_not_drawn_and_it_is_said(sweep: F
     sweep.freeze()
     results = read_results(sweep.folder, metrics=["test_accuracy"])
     (figure,), _ = draw_figures(analyses(results, {"figures": ["by_sparsity"]})[""])
-    assert f"Of {LOOKS + 2} lines the first {LOOKS} of each panel are drawn" in figure.caption
+    assert f"Only the first {LOOKS} lines of each panel are drawn" in figure.caption
     assert figure.data["line"].nunique() == LOOKS + 2
     (legend,) = figure.draw().legends
     assert len(legend.get_texts()) == LOOKS + 1, "and one for the dense network"

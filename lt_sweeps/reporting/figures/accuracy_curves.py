@@ -106,8 +106,8 @@ def _figure(
             if metric.name in ("best_step", "reported_step")
             else "",
             captions.marker_sentence(curves),
-            f"Of {len(curves)} lines the first {style.LOOKS} of each panel are drawn; the table "
-            "beside this figure has all."
+            f"Only the first {style.LOOKS} lines of each panel are drawn; the table of this figure "
+            f"has all {len(curves)} lines."
             if len(drawn) < len(curves)
             else "",
             _left_out(curves, layout, metric),

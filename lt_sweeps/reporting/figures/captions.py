@@ -53,7 +53,7 @@ def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:
     )
     only = f" (of {', '.join(which)})" if which else ""
     equal = any(point.n_finite > 1 and math.isnan(point.band(layout.band)[0]) for point in points)
-    gaps = " (none where all seeds are equal)" if equal else ""
+    gaps = " (no band if all seeds are equal)" if equal else ""
     return f"Mean over seeds, n = {span_text(counts)}; band{only}: {BANDS[layout.band]}{gaps}."
 
 

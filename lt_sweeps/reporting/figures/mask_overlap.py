@@ -47,7 +47,7 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
     )
     lines = data.groupby("panel")["line"].nunique()
     if len(data) < sum(lines**2):
-        sentence += " Blank: networks of other layers, or fewer than two masks."
+        sentence += " Blank: networks with different layers, or fewer than two masks."
     draw = partial(_draw, data)
     return [Figure("overlap", caption(analysis, sentence), data, stage_ids(points), draw)]
 

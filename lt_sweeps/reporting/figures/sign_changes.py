@@ -29,8 +29,8 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
             points.append(point)
     if not rows:
         raise NotDrawn(
-            "near the sparsities of `report.masks_at` no pruning lies between two trainings that "
-            "are stored"
+            "no level near a sparsity of `report.masks_at` has stored tickets from both before and "
+            "after its pruning"
         )
     data = pd.DataFrame(rows)
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])

@@ -35,8 +35,8 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
             total += weights
     if not rows:
         raise NotDrawn(
-            "near the first sparsity of `report.masks_at` no pruning lies between two trainings "
-            "that are stored"
+            "no level near the first sparsity of `report.masks_at` has stored tickets from both "
+            "before and after its pruning"
         )
     data = pd.DataFrame(rows)
     beyond = 1 - data["weights"].sum() / total
