@@ -17,8 +17,8 @@ from lt_sweeps.training.host_waits import HostWaits
 
 _log = logging.getLogger("lt_sweeps")
 _SIDE = -1  # the number of the stream that steps are warmed up and captured in
-_WAIT = "called a synchronizing CUDA operation"  # in torch's warning
-_SHORT = ("out of memory", "ALLOC_FAILED")  # in errors of CUDA, and of its libraries
+_WAIT_WARNING = "called a synchronizing CUDA operation"  # in torch's warning
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # in errors of CUDA, and of its libraries
 
 
 class _NoGraph(Exception):
@@ -66,8 +66,10 @@ def graphed(
             _warn(str(reason))
             renew()
         else:
-            said = ", ".join(dict.fromkeys(host.found))
-            _log.info("every step calls Python, as no graph can have what the host reads: %s", said)
+            operations = ", ".join(dict.fromkeys(host.found))
+            _log.info(
+                "every step calls Python, as no graph can have what the host reads: %s", operations
+            )
     gc.collect()  # a caught error is in a reference cycle that holds the memory of the failed graph
     return step
 
@@ -94,16 +96,16 @@ def _warmed_up(
     step: Callable[[], None], side: torch.cuda.Stream, restore: Sequence[Tensor]
 ) -> HostWaits:
     """Take two steps, watch the second one for host waits, and restore the changed tensors."""
-    here = torch.cuda.current_stream()
+    current = torch.cuda.current_stream()
     before = [tensor.clone() for tensor in restore]
-    side.wait_stream(here)
+    side.wait_stream(current)
     try:
         with torch.cuda.stream(side):
             step()  # only the first step may send constants to the device and try out kernels
             with _tried(), HostWaits() as host, _inner_waits(host.found):
                 step()
     finally:
-        here.wait_stream(side)
+        current.wait_stream(side)
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
     return host
@@ -124,11 +126,11 @@ def _inner_waits(found: list[str]) -> Iterator[None]:
             yield
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    found += ["a wait within an operation" for w in told if _WAIT in str(w.message)]
+    found += ["a wait within an operation" for w in told if _WAIT_WARNING in str(w.message)]
 
 
 def _captured(step: Callable[[], None], side: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    here = torch.cuda.current_stream()
+    current = torch.cuda.current_stream()
     with _tried():
         graph = torch.cuda.CUDAGraph()
         try:
@@ -137,7 +139,7 @@ def _captured(step: Callable[[], None], side: torch.cuda.Stream) -> torch.cuda.C
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 step()
         finally:
-            torch.cuda.set_stream(here)  # a failed capture leaves its own stream set
+            torch.cuda.set_stream(current)  # a failed capture leaves its own stream set
     return graph
 
 
@@ -151,8 +153,8 @@ def _tried() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = _told_first(error)
-        if any(words in str(told) for words in _SHORT):
+        told = _first_error(error)
+        if any(words in str(told) for words in _OUT_OF_MEMORY):
             raise told from None
         try:
             torch.cuda.synchronize()
@@ -162,7 +164,7 @@ def _tried() -> Iterator[None]:
         raise _NoGraph(f"{type(told).__name__}: {line}") from None
 
 
-def _told_first(error: BaseException) -> BaseException:
+def _first_error(error: BaseException) -> BaseException:
     """Return torch's first error; the later ones only say that the capture failed before."""
     first = error
     while error.__context__ is not None:

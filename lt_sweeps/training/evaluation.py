@@ -59,18 +59,18 @@ class Evaluation:
     ) -> None:
         self._stack, self._batches, self._at_once = stack, batches, at_once
         kind = stack.task_loss.kind
-        self._usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
+        self._standard = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
         self.metrics = kind.others
         # Names of the metrics that need a whole split at once. The first batch may add more names:
         # those of metrics that return a single number for it.
         self._whole = {metric.name for metric in self.metrics if metric.takes_whole_split}
-        self._asked = False
+        self._first_batch_seen = False
         self._accuracy = kind.measures_accuracy
         # To score one batch, a GPU runs a dozen small kernels; ten batches together take hardly
         # longer. A CPU scores each batch separately: it rounds the ends of a vector differently
         # from its middle, so joined batches would give different numbers.
         self._together = 1 if stack.device.type == "cpu" else _TOGETHER
-        self._captures = captures and self._usual and not batches.outside("val")
+        self._captures = captures and self._standard and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
 
@@ -92,7 +92,7 @@ class Evaluation:
 
         The rows are loss, accuracy, whether predictions are constant, and the M other metrics.
         """
-        if not self._usual:
+        if not self._standard:
             return self._any_pass(split)
         if split != "val" or not self._captures:
             return self._pass(split)
@@ -143,32 +143,32 @@ class Evaluation:
         stack = self._stack
         sums: list[Tensor] = []
         first, same = None, torch.ones(stack.replicates, dtype=torch.bool, device=stack.device)
-        kept: list[tuple[Tensor, Tensor]] = []
+        all_batches: list[tuple[Tensor, Tensor]] = []
         for inputs, targets in self._batches.evaluation(split):
             for x, y in zip(inputs.split(self._at_once), targets.split(self._at_once), strict=True):
                 outputs = stack.logits(x)
-                if not self._asked:
+                if not self._first_batch_seen:
                     parts = (m for m in self.metrics if m.name not in self._whole)
                     self._whole |= {m.name for m in parts if is_one_number(m, outputs[0], y)}
-                    self._asked = True
-                said = outputs.argmax(2) if self._accuracy else outputs
-                first = said[:, :1] if first is None else first
-                same &= (said == first).flatten(1).all(1)
+                    self._first_batch_seen = True
+                prediction = outputs.argmax(2) if self._accuracy else outputs
+                first = prediction[:, :1] if first is None else first
+                same &= (prediction == first).flatten(1).all(1)
                 sums.append(torch.stack([self._sums(row, y) for row in outputs], 2))
                 if self._whole:
-                    kept.append((outputs, y))
+                    all_batches.append((outputs, y))
         assert sums, f"{split} is empty"
         # The sums are added one after another, as in `_pass`: `sum` of their stack may use another
         # order, and then rounds differently.
         total, count = functools.reduce(torch.add, sums).unbind(1)
         loss, right, *means = (total / count).unbind(0)
-        for place, metric in enumerate(self.metrics):
+        for index, metric in enumerate(self.metrics):
             if metric.name in self._whole:
-                outputs = torch.cat([part for part, _ in kept], 1)
-                y = torch.cat([part for _, part in kept])
-                means[place] = torch.stack([_value(measured(metric, row, y)) for row in outputs])
-            elif last := getattr(metric.call.function, "then", None):
-                means[place] = last(means[place])
+                outputs = torch.cat([part for part, _ in all_batches], 1)
+                y = torch.cat([part for _, part in all_batches])
+                means[index] = torch.stack([_quotient(measured(metric, row, y)) for row in outputs])
+            elif finish := getattr(metric.call.function, "then", None):
+                means[index] = finish(means[index])
         return torch.stack([loss, right, same.double(), *means])
 
     def _sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([*parts], dim)
 
 
-def _value(pair: Tensor) -> Tensor:
+def _quotient(pair: Tensor) -> Tensor:
     return pair[0] / pair[1]
 
 

@@ -65,12 +65,12 @@ class TrainingHistory:
     @contextmanager
     def at_best(self) -> Iterator[None]:
         """Within the context, the trained tensors have their values of the best evaluation."""
-        now = {name: tensor.clone() for name, tensor in self._trained.items()}
+        current = {name: tensor.clone() for name, tensor in self._trained.items()}
         _copy(self.best, self._trained)
         try:
             yield
         finally:
-            _copy(now, self._trained)
+            _copy(current, self._trained)
 
     def results(self, r: int, best: Score, end: Score) -> dict[str, Any]:
         """One replicate's results: validation scores from the history, and the given test scores.

@@ -54,8 +54,8 @@ class HostWaits(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
-            if (place := _storage(tensor)) not in self._made:
-                self.read.setdefault(place, tensor)
+            if (storage := _storage(tensor)) not in self._made:
+                self.read.setdefault(storage, tensor)
         result = func(*args, **kwargs)
         self._made |= {_storage(tensor) for tensor in _tensors(result)} - self.read.keys()
         if waits(func, args, kwargs, result):

@@ -56,13 +56,13 @@ def top_k(outputs: Tensor, targets: Tensor, *, k: int = 5) -> Tensor:
 @lower_is_better
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     """The squared error of each example, averaged over the example's numbers."""
-    return _apart(outputs, targets).square().flatten(1).mean(1)
+    return _errors(outputs, targets).square().flatten(1).mean(1)
 
 
 @lower_is_better
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """The absolute error of each example, averaged over the example's numbers."""
-    return _apart(outputs, targets).abs().flatten(1).mean(1)
+    return _errors(outputs, targets).abs().flatten(1).mean(1)
 
 
 @whole_split
@@ -71,7 +71,7 @@ def r2(outputs: Tensor, targets: Tensor) -> Tensor:
 
     It is 1 - (sum of squared errors) / (sum of squared distances from the mean of the split).
     """
-    errors = _apart(outputs, targets).square().flatten(1).sum(0)
+    errors = _errors(outputs, targets).square().flatten(1).sum(0)
     targets = targets.double()
     return (1 - errors / (targets - targets.mean(0)).square().flatten(1).sum(0)).mean()
 
@@ -118,15 +118,15 @@ def f1(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     It is 2 * (true positives) / (predicted labels + target labels), as a pair (sum, count).
     """
-    said, there = outputs > 0, targets > 0.5
-    return 2 * (said & there).sum(), said.sum() + there.sum()
+    predicted, actual = outputs > 0, targets > 0.5
+    return 2 * (predicted & actual).sum(), predicted.sum() + actual.sum()
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:
     return ((outputs > 0) == (targets > 0.5)).flatten(1)
 
 
-def _apart(outputs: Tensor, targets: Tensor) -> Tensor:
+def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
     """Outputs minus targets, in float64.
 
     Raises: ValueError: the shapes differ. Broadcasting [B, 1] and [B] would give [B, B] numbers.

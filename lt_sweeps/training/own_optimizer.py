@@ -47,14 +47,14 @@ class OwnOptimizer:
         self._grads = [
             [view[row] for view in layout.views(grads).values()] for row in range(len(weights))
         ]
-        tried = [parameter.clone() for parameter in self._parameters[0]]
-        first = try_step(call, tried, lr, weight_decay=weight_decay)
+        copies = [parameter.clone() for parameter in self._parameters[0]]
+        first = try_step(call, copies, lr, weight_decay=weight_decay)
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
         self.moments: dict[str, Tensor] = {}
         self.rest: dict[str, Tensor] = {}
         self._kept: dict[tuple[str, int], Tensor] = {}  # `[R, ...]`, by key and parameter
         self._types: dict[str, type] = {}  # the types of state that is a number and not a tensor
-        for number, parameter in enumerate(tried):
+        for number, parameter in enumerate(copies):
             for key, value in _state(first, parameter).items():
                 self._kept[key, number] = self._place(key, number, value, weights, layout)
         for key, value in _group_numbers(first).items():
@@ -128,12 +128,12 @@ class OwnOptimizer:
                         f"recipe.optimizer: `{self._call.target}` keeps `{key}` only from a later "
                         "step on; it must keep from its first step what it keeps at all"
                     )
-                place = self._kept[key, number][row]
+                stacked = self._kept[key, number][row]
                 if not isinstance(value, Tensor):
-                    place.fill_(value)
-                elif value.data_ptr() != place.data_ptr():
-                    place.copy_(value)
-                    optimizer.state[parameter][key] = place
+                    stacked.fill_(value)
+                elif value.data_ptr() != stacked.data_ptr():
+                    stacked.copy_(value)
+                    optimizer.state[parameter][key] = stacked
         for key, value in _group_numbers(optimizer).items():
             self.rest[key][row] = value
 

@@ -87,8 +87,8 @@ class Profile:
         if self._cuda:
             torch.cuda.synchronize()
             self._read_events()
-        about = PackProfile(self.seconds, self.steps, stack_size, device)
-        write_whole(path, json.dumps(vars(about)).encode())
+        result = PackProfile(self.seconds, self.steps, stack_size, device)
+        write_whole(path, json.dumps(vars(result)).encode())
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)

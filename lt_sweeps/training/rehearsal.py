@@ -53,11 +53,11 @@ def rehearse(loop: TrainingLoop) -> None:
         with global_draws(number):
             _train(loop, before)
         ends.append(_copies({name: tensors[name] for name in names}))
-    if other := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
+    if changed := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
         raise ValueError(
             f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
-            f"values of {other[0]} when they are run again; its forward pass, or what acts in its "
-            "training, draws random numbers that do not come from the seed, or counts its calls"
+            f"values of {changed[0]} when they are run again; its forward pass, or what acts in "
+            "its training, draws random numbers that do not come from the seed, or counts its calls"
         )
     if first:
         inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
@@ -123,7 +123,7 @@ def _called(module: nn.Module, inputs: Tensor) -> Tensor:
 
 def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that draws values at its construction that are not in its tickets."""
-    outputs, again = (_called(each.eval(), inputs) for each in (module, _built(loop, 2)))
+    outputs, again = (_called(built.eval(), inputs) for built in (module, _built(loop, 2)))
     if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
             f"model: {loop.stage.network.net} is another network when it is built again with the "
@@ -183,10 +183,10 @@ class _Weights(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name, given = getattr(func, "__name__", ""), kwargs or {}
+        name, named = getattr(func, "__name__", ""), kwargs or {}
         if name == "linear" or name.startswith("conv"):
-            self.seen.append(given["weight"] if "weight" in given else args[1])
-        return func(*args, **given)
+            self.seen.append(named["weight"] if "weight" in named else args[1])
+        return func(*args, **named)
 
 
 def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:

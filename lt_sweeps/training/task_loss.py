@@ -148,15 +148,15 @@ def _check_shapes(outputs: Tensor, targets: Tensor, where: str) -> None:
 def _check(value: Any, outputs: Tensor, targets: Tensor, where: str) -> None:
     """Raises: ValueError: a function returned none of: a number, one per example, (sum, count)."""
     if isinstance(value, tuple) and len(value) == 2:
-        said = [list(part.shape) for part in value if isinstance(part, Tensor) and part.ndim]
+        wrong = [list(part.shape) for part in value if isinstance(part, Tensor) and part.ndim]
     elif isinstance(value, Tensor):
         # Outputs [B, 1] minus targets [B] are [B, B] numbers, most of which mix two examples.
         many = value.numel() > max(outputs.numel(), targets.numel())
-        said = list(value.shape) if value.ndim and (many or len(value) != len(targets)) else []
+        wrong = list(value.shape) if value.ndim and (many or len(value) != len(targets)) else []
     else:
-        said = [type(value).__name__]
-    if said:
+        wrong = [type(value).__name__]
+    if wrong:
         raise ValueError(
-            f"{where} returned {said} for {len(targets)} examples; it may return a number, one for "
-            "each example, or the two numbers (sum, count)"
+            f"{where} returned {wrong} for {len(targets)} examples; it may return a number, one "
+            "for each example, or the two numbers (sum, count)"
         )

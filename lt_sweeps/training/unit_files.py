@@ -79,9 +79,9 @@ class UnitFiles:
             ticket = self.masking.ticket(self.masking.trained, step)
             if moment != "start":
                 ticket = replace(ticket, optimizer=self.masking.moments())
-            ticket, about = ticket.on_host(), self._about()
+            ticket, about = ticket.on_host(), self._ticket_metadata()
             self._writing.begin(
-                lambda: self._side_by_side(
+                lambda: self._write_rows(
                     lambda r: self._write(r, moment, ticket[r], about[r]), rows
                 )
             )
@@ -89,7 +89,7 @@ class UnitFiles:
     def write_checkpoint(self, step: int, seconds: float) -> None:
         """Save everything that the rest of the training depends on."""
         self.masking.check(step)
-        tensors = _on_host(self._needed(step))
+        tensors = _on_host(self._checkpoint_tensors(step))
         about = [{**self.history.metadata(r), "seconds": seconds} for r in range(len(self.units))]
         self._writing.begin(partial(self._write_checkpoint, step, tensors, about))
 
@@ -100,10 +100,10 @@ class UnitFiles:
             row = {name: tensor[r] for name, tensor in tensors.items()}
             zeros = [name for name, tensor in row.items() if _is_zero(tensor)]
             row = {name: tensor for name, tensor in row.items() if name not in zeros}
-            unit, said = self.units[r], {**about[r], "zeros": zeros}
-            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, said)
+            unit, header = self.units[r], {**about[r], "zeros": zeros}
+            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, header)
 
-        self._side_by_side(write, range(len(self.units)))
+        self._write_rows(write, range(len(self.units)))
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds, before=step)
 
@@ -116,7 +116,7 @@ class UnitFiles:
         Raises: FileNotFoundError: another version of the code wrote one of the checkpoints, which
             is then set aside.
         """
-        tensors, needed, seconds = self._tensors(), self._needed(step), 0.0
+        tensors, needed, seconds = self._tensors(), self._checkpoint_tensors(step), 0.0
         forms = _forms({name: _in_file(name, tensor)[0] for name, tensor in tensors.items()})
         for r, unit in enumerate(self.units):
             metadata, row = self.store.read_checkpoint(unit.stage.key, unit.seed, step)
@@ -147,7 +147,7 @@ class UnitFiles:
         Raises:
             ValueError: the sparsity of a ticket differs from the one that its method promised.
         """
-        about = self._about()
+        about = self._ticket_metadata()
         self._check_targets(about)
         self.write_checkpoint(step, seconds)
         self.wait()
@@ -163,29 +163,29 @@ class UnitFiles:
         )
         for key, seeds in self._seeds().items():
             self.store.write_costs(key, seeds, cost)
-        whole = self.units[0].stage.stores_ticket
-        last = self.masking.ticket(self.masking.trained, step).on_host() if whole else None
-        asked = [self._asks_for_best(r, step) for r in range(len(self.units))]
+        stored = self.units[0].stage.stores_ticket
+        at_end = self.masking.ticket(self.masking.trained, step).on_host() if stored else None
+        asked = [self._saves_best(r, step) for r in range(len(self.units))]
         best = self.masking.ticket(self.history.best, step).on_host() if any(asked) else None
         at_best = about
         if self.units[0].stage.sparsifier.learns:
             with self.history.at_best():
-                at_best = self._about()
+                at_best = self._ticket_metadata()
 
         def write(r: int) -> None:
             if asked[r] and best is not None:
                 self._write(r, "best", best[r], at_best[r])
             # If the stage does not store its ticket, only scores are stored with an empty ticket;
             # the network can be computed again from the ticket that the stage started from.
-            ticket = Ticket({}, {}, step) if last is None else last[r]
+            ticket = Ticket({}, {}, step) if at_end is None else at_end[r]
             scores = {"metrics": results[r], "history": self.history.rows[r]}
             if at_best is not about and self.history.best_step[r] != step:
                 scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
 
-        self._side_by_side(write, range(len(self.units)))
+        self._write_rows(write, range(len(self.units)))
 
-    def _asks_for_best(self, r: int, step: int) -> bool:
+    def _saves_best(self, r: int, step: int) -> bool:
         asked = self.moments[r]
         return "best" in asked or ("reported" in asked and self.history.best_step[r] != step)
 
@@ -214,18 +214,18 @@ class UnitFiles:
         masking = self.masking
         return {**masking.trained, **masking.tensors, **self.history.tensors()}
 
-    def _needed(self, step: int) -> dict[str, Tensor]:
+    def _checkpoint_tensors(self, step: int) -> dict[str, Tensor]:
         """The tensors that a checkpoint at `step` must hold, as they are stored in its file.
 
         After the last step the optimizer's state is left out, unless a snapshot is taken there.
         """
         ends = step == self.units[0].stage.step
-        over = ends and not any(step in moments for moments in self.moments)
-        unread = self.masking.optimizer_tensors if over else {}
+        is_last = ends and not any(step in moments for moments in self.moments)
+        unread = self.masking.optimizer_tensors if is_last else {}
         tensors = self._tensors().items()
         return {name: _in_file(name, t) for name, t in tensors if name not in unread}
 
-    def _about(self) -> list[dict[str, Any]]:
+    def _ticket_metadata(self) -> list[dict[str, Any]]:
         """The metadata of each unit's ticket at this moment."""
         remaining = {
             name: [int(count) for count in counts.tolist()]
@@ -247,7 +247,7 @@ class UnitFiles:
         unit = self.units[r]
         self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
 
-    def _side_by_side(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
+    def _write_rows(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
         """Write the files of these rows; raises the error of the first row that failed."""
         if (at_once := _threads(self.machine.device)) == 1:
             for row in rows:

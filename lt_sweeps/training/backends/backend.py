@@ -70,8 +70,8 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
     if device.type == "cpu":
         return "loop"
     # `vmap` may have no rule for an operation of a custom layer, so only a timing tries it.
-    other = _recurrent(module) or branches_on_data(module) or unstackable(module)
-    return "loop" if other or convolves(module) else "stacked"
+    needs_loop = _recurrent(module) or branches_on_data(module) or unstackable(module)
+    return "loop" if needs_loop or convolves(module) else "stacked"
 
 
 def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:

@@ -38,16 +38,16 @@ class ChainBackend:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         weights = self._cast()
         *inputs, logits = self._forward(weights, x.flatten(2))
-        losses, ahead = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
+        losses, out_grad = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
         for i in reversed(range(len(inputs))):
             bias = self._grads[i][1]
             if bias is not None:
-                torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
-            ahead = self._aligned(ahead)
-            self._write_grad(i, ahead, inputs[i])
+                torch.sum(out_grad, 1, out=bias, dtype=bias.dtype)
+            out_grad = self._aligned(out_grad)
+            self._write_grad(i, out_grad, inputs[i])
             if i:
-                ahead = _multiply(ahead, weights[i], _rows(inputs[i]))
-                aten.threshold_backward(ahead, inputs[i], 0, grad_input=ahead)
+                out_grad = _multiply(out_grad, weights[i], _rows(inputs[i]))
+                aten.threshold_backward(out_grad, inputs[i], 0, grad_input=out_grad)
         return losses
 
     def logits(self, x: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ class ChainBackend:
         """The losses `[R]`, and their gradients with respect to the logits."""
         logp = torch.log_softmax(logits, 2)
         y = y[..., None]
-        ahead = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
-        ahead = aten._log_softmax_backward_data(ahead, logp, 2, logp.dtype)
-        return -logp.gather(2, y).mean((1, 2)), ahead
+        out_grad = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
+        out_grad = aten._log_softmax_backward_data(out_grad, logp, 2, logp.dtype)
+        return -logp.gather(2, y).mean((1, 2)), out_grad
 
     @torch.enable_grad()
     def _smooth(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,19 +97,19 @@ class ChainBackend:
         added = None if bias is None else bias[:, None].to(self._dtype)
         return _multiply(x, weight.mT, _rows(x, weight.shape[1]), added)
 
-    def _write_grad(self, i: int, ahead: Tensor, x: Tensor) -> None:
+    def _write_grad(self, i: int, out_grad: Tensor, x: Tensor) -> None:
         """Write the gradient of layer `i`'s weight, from its input and its output's gradient."""
         grad = self._grads[i][0]
         if grad.dtype == self._dtype:
-            _multiply(ahead.mT, x, grad)
+            _multiply(out_grad.mT, x, grad)
         else:
-            grad.copy_(_multiply(ahead.mT, x, _rows(grad, dtype=self._dtype)))
+            grad.copy_(_multiply(out_grad.mT, x, _rows(grad, dtype=self._dtype)))
 
     def _aligned(self, x: Tensor) -> Tensor:
         """`x` in the type of the products, each replicate aligned; a copy only if necessary."""
         aligned = x.device.type != "cpu" or x.stride(0) * x.element_size() % _LINE == 0
-        lies = x.dtype == self._dtype and aligned
-        return x if lies else _rows(x, dtype=self._dtype).copy_(x)
+        matches = x.dtype == self._dtype and aligned
+        return x if matches else _rows(x, dtype=self._dtype).copy_(x)
 
 
 class FusedChainBackend(ChainBackend):
@@ -125,12 +125,12 @@ class FusedChainBackend(ChainBackend):
         weights = self._cast()
         inputs = self._inputs(weights, x.flatten(2))
         logits = torch.bmm(inputs[-1], weights[-1].mT)
-        losses, ahead = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
+        losses, out_grad = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
         for i in reversed(range(len(inputs))):
-            self._write_grad(i, ahead, inputs[i])
+            self._write_grad(i, out_grad, inputs[i])
             if i:
-                ahead = torch.bmm(ahead, weights[i])
-                kernels.relu_backward_(ahead, inputs[i], self._grads[i - 1][1])
+                out_grad = torch.bmm(out_grad, weights[i])
+                kernels.relu_backward_(out_grad, inputs[i], self._grads[i - 1][1])
         return losses
 
     def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -183,10 +183,10 @@ def chain_of(module: nn.Module) -> list[str]:
         return []
     if not all(is_plain(part) for part in module.modules()):
         return []
-    ways = [_steps(module, training=mode) for mode in (True, False)]
-    if ways[0] != ways[1] or ways[0][:1] != ["flatten"]:
+    paths = [_steps(module, training=mode) for mode in (True, False)]
+    if paths[0] != paths[1] or paths[0][:1] != ["flatten"]:
         return []
-    layers, links = ways[0][1::2], ways[0][2::2]
+    layers, links = paths[0][1::2], paths[0][2::2]
     linked = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
     return layers if linked and set(links) <= {"relu"} else []
 

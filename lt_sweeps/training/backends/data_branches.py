@@ -41,14 +41,14 @@ class _Tracer(fx.Tracer):
 
 def _of_data(last: fx.Node) -> bool:
     """Whether a value depends on the input's numbers, and not only on its shape or type."""
-    seen, left = {last}, [last]
-    while left:
-        node = left.pop()
+    seen, pending = {last}, [last]
+    while pending:
+        node = pending.pop()
         named = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
         if named in _OF_SHAPE:
             continue
         if node.op == "placeholder":
             return True
-        left += [source for source in node.all_input_nodes if source not in seen]
+        pending += [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return False

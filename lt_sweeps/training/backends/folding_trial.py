@@ -37,8 +37,8 @@ def try_folding(
         NotFolded: the forward pass cannot be folded in this way, or cannot be tried in float64.
     """
     # An evaluation may have a single example, which a norm in training mode refuses.
-    few = torch.arange(_EXAMPLES, device=x.device) % x.shape[1]
-    views, x = _drawn(views), _varied(x.index_select(1, few))
+    examples = torch.arange(_EXAMPLES, device=x.device) % x.shape[1]
+    views, x = _drawn(views), _varied(x.index_select(1, examples))
     module = copy.deepcopy(module).double().requires_grad_()
     with _any_kernels(), _InDouble():
         try:
@@ -102,13 +102,13 @@ def _with_gradients(
 
 def _equal(ours: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether each replicate's numbers, as one vector, are the expected ones up to rounding."""
-    apart = size = torch.zeros(())
+    difference = size = torch.zeros(())
     for one, other in zip(ours, expected, strict=True):
         if one.shape != other.shape:
             return False
-        apart = apart + (one - other).flatten(1).square().sum(1)
+        difference = difference + (one - other).flatten(1).square().sum(1)
         size = size + other.flatten(1).square().sum(1)
-    return bool((apart <= _ROUNDING**2 * size).all())  # False if a number is NaN
+    return bool((difference <= _ROUNDING**2 * size).all())  # False if a number is NaN
 
 
 def _drawn(views: StackViews) -> StackViews:

@@ -38,14 +38,14 @@ class Lanes:
         if not self._streams:
             yield
             return
-        here = torch.cuda.current_stream(self._device)
+        current = torch.cuda.current_stream(self._device)
         for stream in self._streams:
-            stream.wait_stream(here)
+            stream.wait_stream(current)
         try:
             yield
         finally:
             for stream in self._streams:
-                here.wait_stream(stream)
+                current.wait_stream(stream)
 
     @contextmanager
     def lane(self, replicate: int) -> Iterator[None]:
