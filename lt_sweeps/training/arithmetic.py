@@ -1,11 +1,11 @@
-"""`Arithmetic`: in which precision a stack multiplies, and whether its kernels repeat their bytes.
+"""`Arithmetic`: the precision of a stack's products, and whether its kernels are deterministic.
 
 `float32`  products and convolutions in IEEE float32
-`tf32`     float32 whose products round their inputs to ten bits of fraction (GPUs only)
+`tf32`     float32, but products round their inputs to ten bits of fraction (GPUs only)
 `bf16`     autocast: products in bfloat16; weights, gradients, moments and losses stay float32
 
 Torch's own defaults differ by operation (TF32 in convolutions, IEEE in products). So every forward
-and backward pass sets its precision, evaluations included.
+and backward pass sets its precision, including those of evaluations.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from lt_sweeps.config.keys import PRECISIONS, Precision
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A precision, and whether a GPU must repeat its bytes.
+    """A precision, and whether equal computations on a GPU must give equal bytes.
 
     Raises:
-        ValueError: there is no such precision.
+        ValueError: the name of the precision is unknown.
     """
 
     precision: Precision = "float32"
@@ -41,7 +41,7 @@ class Arithmetic:
             )
 
     def check(self, device: torch.device) -> None:
-        """Raises: ValueError: this device does not have the precision."""
+        """Raises: ValueError: this device does not support the precision."""
         if self.precision == "float32":
             return
         if device.type != "cuda":
@@ -51,7 +51,8 @@ class Arithmetic:
                     "bf16, or a GPU (device=cuda)"
                 )
             return
-        # Set to 0 it wins over what a program asks for: float32 would be recorded as tf32.
+        # With the value 0 this variable overrides the program's setting: the training would run in
+        # float32 and be recorded as tf32.
         if self.precision == "tf32" and os.environ.get(_NO_TF32) == "0":
             raise ValueError(
                 f"precision: got tf32, and {_NO_TF32}=0 in the environment turns it off; unset "
@@ -63,20 +64,28 @@ class Arithmetic:
 
     @contextmanager
     def set(self, device: torch.device) -> Iterator[None]:
-        """Compute the body so; other code of the process gets the process's settings back."""
-        # The precision is only set, because whatever is computed here sets its own.
+        """A context with this precision and, on a GPU, with deterministic kernels or without.
+
+        Afterwards the process's choice of kernels is restored, but not its precision.
+
+        Raises:
+            ValueError: an operation of the body has no deterministic kernel.
+        """
+        # The precision need not be restored, because all our computations set their own.
         rounds = self.precision == "tf32"
         torch.set_float32_matmul_precision("high" if rounds else "highest")
         torch.backends.cudnn.allow_tf32 = rounds
-        # Since torch 2.9 a False leaves it to `torch.backends.fp32_precision`, which a user's
-        # module may have set. Torch refuses to read old names that disagree with the new ones.
+        # Since torch 2.9, `allow_tf32 = False` falls back to `torch.backends.fp32_precision`, which
+        # a user-defined module may have set. So the new settings are set too. They must agree with
+        # the old ones: otherwise torch raises when the old ones are read.
         for part in _OF_CPUS if device.type == "cpu" else _OF_GPUS:
             part.fp32_precision = "tf32" if rounds else "ieee"
         if device.type != "cuda":
-            yield  # a CPU repeats its bytes by itself
+            yield  # a CPU is deterministic in any case
             return
-        # Also where bytes need not be repeated: torch looks once, at the first product of a process
-        # on a GPU, and refuses from then on to repeat bytes without it. cuBLAS reads it as early.
+        # Set even if kernels need not be deterministic. Torch reads this variable only once, at the
+        # first product of a process on a GPU, and without it refuses deterministic products for the
+        # rest of the process. cuBLAS reads it equally early.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         before = _Kernels.now()
         strict = 2 if self.deterministic else 0
@@ -94,41 +103,42 @@ class Arithmetic:
             before.use()
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Around a forward pass; the backward pass follows its types by itself."""
+        """A context for a forward pass; the backward pass then uses the same types by itself."""
         if self.precision != "bf16":
             return nullcontext()
-        # Every weight is cast once in a pass, and a cache of casts would outlive a functional one.
+        # A cache of casts saves nothing, because a pass casts every weight only once. And it would
+        # outlive a functional call, whose weights are temporary.
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     def dtype(self, weights: torch.dtype) -> torch.dtype:
-        """The type in which weights of this type are multiplied where autocast does not act."""
+        """The type of products with weights of type `weights`, for code that is not autocast."""
         return torch.bfloat16 if self.precision == "bf16" else weights
 
     @property
     def rounding(self) -> float:
-        """The relative change of an output that another size of its batch may make."""
+        """The largest relative change of an output that another batch size may cause."""
         return {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[self.precision]
 
 
 def _parts(library: Any) -> list[Any]:
-    """What torch has new names for, beside products."""
+    """The parts of a library, besides products, that have the new setting `fp32_precision`."""
     parts = [getattr(library, name, None) for name in ("conv", "rnn")]
     return [part for part in parts if hasattr(part, "fp32_precision")]
 
 
 _OF_GPUS, _OF_CPUS = _parts(torch.backends.cudnn), _parts(torch.backends.mkldnn)
 
-_NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # read by NVIDIA's libraries
+_NO_TF32 = "NVIDIA_TF32_OVERRIDE"  # an environment variable that NVIDIA's libraries read
 FLOAT32 = Arithmetic()
-"""The arithmetic where no precision is given."""
+"""The default arithmetic."""
 
 
 class _Kernels(NamedTuple):
     """The settings of a process by which torch chooses kernels on a GPU."""
 
-    strict: int  # about kernels that do not repeat their bytes: 2 refuses, 1 warns, 0 takes them
-    fills: bool  # torch fills what it does not initialise, which only costs time here
-    cudnn: bool
+    strict: int  # for kernels that are not deterministic: 2 refuses, 1 warns, 0 allows them
+    fills: bool  # whether torch fills uninitialised memory; not needed here, and takes time
+    cudnn: bool  # whether cuDNN is deterministic
     autotunes: bool
 
     @classmethod
@@ -141,7 +151,7 @@ class _Kernels(NamedTuple):
         )
 
     def use(self) -> None:
-        # `use_deterministic_algorithms` sets the same, and imports torch's compiler for it: 900
+        # `torch.use_deterministic_algorithms` sets the same flag, but imports torch's compiler: 900
         # modules and a second of CPU in every process (torch 2.14).
         torch.set_deterministic_debug_mode(self.strict)
         torch_deterministic.fill_uninitialized_memory = self.fills  # pyright: ignore[reportAttributeAccessIssue]

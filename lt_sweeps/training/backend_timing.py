@@ -1,4 +1,4 @@
-"""How long a step of a stack takes with each backend, on the device that trains."""
+"""`time_backends`: measure a stack's step with each backend, on the device that will train it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.training.cuda_graph import give_back_memory, graphed
 from lt_sweeps.training.training_loop import TrainingLoop
 
-_SPEND = 0.1  # seconds of a round of steps
+_SPEND = 0.1  # seconds per round of steps
 _ROUNDS = 3
 
 
 def time_backends(
     names: Sequence[str], units: Sequence[Unit], store: Store, machine: Machine
 ) -> dict[str, float]:
-    """Seconds of the losses and gradients of a step, by backend, as a training computes them.
+    """Measure the seconds per step for losses and gradients, by backend, as in a training.
 
-    A backend that cannot compute this network, or not in this memory, is left out.
+    Backends that cannot compute this network, or not in this memory, are left out.
 
     Raises:
-        torch.OutOfMemoryError: the stack does not fit with any of them.
+        torch.OutOfMemoryError: the stack does not fit into memory with any backend.
     """
     taken: dict[str, float] = {}
     short: torch.OutOfMemoryError | None = None
@@ -35,13 +35,13 @@ def time_backends(
         try:
             taken[name] = _time(units, store, replace(machine, backend=name))
         except torch.OutOfMemoryError as error:
-            short = error.with_traceback(None)  # which holds the tensors of the stack
+            short = error.with_traceback(None)  # the traceback would keep the stack's tensors alive
         except (RuntimeError, ValueError, NotImplementedError):
             continue
         finally:
             if machine.device.startswith("cuda"):
-                gc.collect()  # a backend may hold its stack in a circle
-                give_back_memory()  # the next one may need it in other pieces
+                gc.collect()  # a backend may be in a reference cycle that holds its stack
+                give_back_memory()  # the next backend may need blocks of other sizes
     if short is not None and not taken:
         raise short
     return taken
@@ -50,7 +50,7 @@ def time_backends(
 def _time(units: Sequence[Unit], store: Store, machine: Machine) -> float:
     loop = TrainingLoop(units, store, machine, moments=[frozenset()] * len(units))
     try:
-        # Products of zeros would take less time than those of a training.
+        # Random weights, because products of zeros would take less time than those of a training.
         draws = torch.Generator(loop.device).manual_seed(0)
         loop.stack.weights.normal_(0, 0.05, generator=draws)
         batch = loop.batches.take(*loop.batches.batch(0))
@@ -65,7 +65,7 @@ def _time(units: Sequence[Unit], store: Store, machine: Machine) -> float:
 
 
 def step_seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds of a step: the best round of several, since other work only makes it longer."""
+    """Measure the seconds per step: the best of several rounds, as other load only adds time."""
 
     def one_of(count: int) -> float:
         _wait(device)

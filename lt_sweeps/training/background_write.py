@@ -1,4 +1,4 @@
-"""`BackgroundWrite`: a write to the disk in a thread, while the training goes on."""
+"""`BackgroundWrite`: write to the disk in a thread while the training continues."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from threading import Thread
 
 
 class BackgroundWrite:
-    """One write at a time. Its failure is raised in the training, at the next call from there."""
+    """Runs one write at a time; if it fails, the next call of `begin`, `wait` or `check` raises."""
 
     def __init__(self) -> None:
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
 
     def begin(self, write: Callable[[], object]) -> None:
-        """Start a write when the one before has ended; it must own what it writes."""
+        """Start a write after the previous one has ended; nothing may change the data meanwhile."""
         self.wait()
         self._thread = Thread(target=self._run, args=(write,))
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the write that was begun, and raise its failure."""
+        """Wait until the current write has ended; raise its error if it failed."""
         self.join()
         self.check()
 
@@ -30,7 +30,7 @@ class BackgroundWrite:
             self._thread = None
 
     def check(self) -> None:
-        """Raise the failure of a write that has ended."""
+        """Raise the error of a write that has failed, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -38,5 +38,5 @@ class BackgroundWrite:
     def _run(self, write: Callable[[], object]) -> None:
         try:
             write()
-        except BaseException as failure:  # whatever it is, the training must not go on without it
+        except BaseException as failure:  # any failure must stop the training, so all are kept
             self._failure = failure

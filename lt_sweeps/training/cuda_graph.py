@@ -1,4 +1,4 @@
-"""`graphed`: a step as one CUDA graph, which a GPU replays without Python."""
+"""`graphed`: capture a step as one CUDA graph, which a GPU replays without Python."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lt_sweeps.training.host_waits import HostWaits
 
 _log = logging.getLogger("lt_sweeps")
 _SIDE = -1  # the number of the stream that steps are warmed up and captured in
-_WAIT = "called a synchronizing CUDA operation"  # torch's words
-_SHORT = ("out of memory", "ALLOC_FAILED")  # those of CUDA, and of its libraries
+_WAIT_WARNING = "called a synchronizing CUDA operation"  # in torch's warning
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # in errors of CUDA, and of its libraries
 
 
 class _NoGraph(Exception):
-    """Why no graph can be made of a step that runs without one."""
+    """A step cannot be captured as a graph, but runs without one; the message says why."""
 
 
 def graphed(
@@ -32,28 +32,31 @@ def graphed(
     restore: Sequence[Tensor] = (),
     renew: Callable[[], None] = lambda: None,
 ) -> Callable[[], None]:
-    """`step` as one replayed CUDA graph; `step` itself on any other device, or if it has no graph.
+    """Return `step` as a replayed CUDA graph, or `step` itself if it cannot be captured.
 
-    The warm-up takes two real steps. So `restore` lists every tensor that `step` changes and a
-    later step reads (weights, buffers, moments, counters); their values are put back afterwards.
-    `step` must read its inputs from tensors that stay where they are. Each graph has memory of its
-    own: training and validation could share it, but both fit into what a stack is planned with, and
-    torch gives memory whose graphs have ended to no other. A step for which the host
-    waits for the device, as a user's model may make it, cannot be captured (`HostWaits`).
+    On devices other than GPUs, `step` is returned. `step` must read its inputs from tensors at
+    fixed addresses. The warm-up takes two real steps, so `restore` must list every tensor that
+    `step` changes and a later step reads (weights, buffers, moments, counters); their values are
+    restored afterwards. A step in which the host waits for the device, for example because of a
+    user-defined model, cannot be captured (`HostWaits`).
 
-    Where a capture fails, `renew` builds anew the modules that ran in it: a module may have kept a
-    tensor whose numbers a capture does not compute.
+    Each graph has its own memory pool. Training and validation could share one, but the memory that
+    is planned for a stack is enough for both, and torch gives the pool of graphs that were deleted
+    to no other graph.
+
+    If a capture fails, `renew` must rebuild the modules that ran in it: a module may have kept a
+    tensor from the capture, whose numbers were never computed.
 
     Raises:
-        torch.OutOfMemoryError: there is too little memory for the graph.
-        RuntimeError: the device is unusable after a capture that failed.
+        torch.OutOfMemoryError: the device has too little memory for the graph.
+        RuntimeError: the device is unusable after a failed capture.
     """
     device = torch.device(device)
     if device.type != "cuda" or not give_back_memory():
         return step
     with torch.cuda.device(device):
-        # The same stream for both: cuBLAS then has its workspace there before the capture, and
-        # takes none from the graph's memory.
+        # Warm-up and capture use the same stream: cuBLAS then has its workspace for this stream
+        # before the capture, and does not allocate one from the graph's memory.
         side = stream_of(device, _SIDE)
         try:
             host = _warmed_up(step, side, restore)
@@ -63,22 +66,24 @@ def graphed(
             _warn(str(reason))
             renew()
         else:
-            said = ", ".join(dict.fromkeys(host.found))
-            _log.info("every step calls Python, as no graph can have what the host reads: %s", said)
-    gc.collect()  # an error holds what failed in a circle, and so the memory of a graph
+            operations = ", ".join(dict.fromkeys(host.found))
+            _log.info(
+                "every step calls Python, as no graph can have what the host reads: %s", operations
+            )
+    gc.collect()  # a caught error is in a reference cycle that holds the memory of the failed graph
     return step
 
 
-@functools.cache  # one line for a pack: where a step fails, an evaluation and a timing do too
+@functools.cache  # one line per reason: if a step fails, the evaluation and the timings fail too
 def _warn(reason: str) -> None:
     _log.warning("every step calls Python, as its capture as a graph failed: %s", reason)
 
 
 def give_back_memory() -> bool:
-    """Give the memory that is cached but free back to the device.
+    """Return cached but unused memory to the device; False if torch refuses.
 
-    False if torch refuses, as it does before 2.13 in a process in which a capture has failed. Such
-    a process can take plain steps, and nothing else: another capture fails, and so does a draw.
+    Torch before 2.13 refuses in a process in which a capture has failed. Such a process can only
+    take plain steps: another capture would fail, and so would drawing random numbers.
     """
     try:
         torch.cuda.empty_cache()
@@ -90,17 +95,17 @@ def give_back_memory() -> bool:
 def _warmed_up(
     step: Callable[[], None], side: torch.cuda.Stream, restore: Sequence[Tensor]
 ) -> HostWaits:
-    """Take two steps, the second one looked at, and put back what they have changed."""
-    here = torch.cuda.current_stream()
+    """Take two steps, watch the second one for host waits, and restore the changed tensors."""
+    current = torch.cuda.current_stream()
     before = [tensor.clone() for tensor in restore]
-    side.wait_stream(here)
+    side.wait_stream(current)
     try:
         with torch.cuda.stream(side):
-            step()  # it may send the device what later steps find there, and tries out kernels
+            step()  # only the first step may send constants to the device and try out kernels
             with _tried(), HostWaits() as host, _inner_waits(host.found):
                 step()
     finally:
-        here.wait_stream(side)
+        current.wait_stream(side)
         for tensor, value in zip(restore, before, strict=True):
             tensor.copy_(value)
     return host
@@ -108,10 +113,10 @@ def _warmed_up(
 
 @contextmanager
 def _inner_waits(found: list[str]) -> Iterator[None]:
-    """Add to `found` the waits within an operation, of which torch warns where it is asked to.
+    """Add to `found` the waits inside operations, about which torch warns in its sync debug mode.
 
-    `HostWaits` sees an operation's name alone. Where bytes are repeated, some kernels of torch send
-    the device a few numbers of their own first.
+    `HostWaits` sees only the names of operations. With `deterministic=true`, some of torch's
+    operations first send the device a few numbers of their own.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as told:
@@ -121,33 +126,35 @@ def _inner_waits(found: list[str]) -> Iterator[None]:
             yield
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    found += ["a wait within an operation" for w in told if _WAIT in str(w.message)]
+    found += ["a wait within an operation" for w in told if _WAIT_WARNING in str(w.message)]
 
 
 def _captured(step: Callable[[], None], side: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    here = torch.cuda.current_stream()
+    current = torch.cuda.current_stream()
     with _tried():
         graph = torch.cuda.CUDAGraph()
         try:
-            # Threads that fetch batches pin memory, which the default mode forbids to all threads.
+            # The threads that fetch batches pin memory. The default mode would forbid that during a
+            # capture, because it applies to all threads.
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 step()
         finally:
-            torch.cuda.set_stream(here)  # a capture that fails leaves its own stream behind
+            torch.cuda.set_stream(current)  # a failed capture leaves its own stream set
     return graph
 
 
 @contextmanager
 def _tried() -> Iterator[None]:
-    """Raise as `_NoGraph` what fails in the body, if a plain step can be taken all the same.
+    """Turn an error in the body into `_NoGraph` if a plain step is still possible.
 
-    It cannot if memory is short, where a smaller stack helps, or if the device is unusable.
+    Otherwise the error is raised unchanged: memory is short, so a smaller stack may help, or the
+    device is unusable.
     """
     try:
         yield
     except Exception as error:
-        told = _told_first(error)
-        if any(words in str(told) for words in _SHORT):
+        told = _first_error(error)
+        if any(words in str(told) for words in _OUT_OF_MEMORY):
             raise told from None
         try:
             torch.cuda.synchronize()
@@ -157,8 +164,8 @@ def _tried() -> Iterator[None]:
         raise _NoGraph(f"{type(told).__name__}: {line}") from None
 
 
-def _told_first(error: BaseException) -> BaseException:
-    """Torch's first error: those after it only say that the capture has failed before."""
+def _first_error(error: BaseException) -> BaseException:
+    """Return torch's first error; the later ones only say that the capture failed before."""
     first = error
     while error.__context__ is not None:
         error = error.__context__
@@ -168,5 +175,5 @@ def _told_first(error: BaseException) -> BaseException:
 
 
 def _replay(graph: torch.cuda.CUDAGraph, read: Mapping[int, Tensor]) -> None:
-    """Replay a graph, which holds what it reads (`HostWaits`)."""
+    """Replay a graph; the `read` argument keeps alive the tensors that it reads (`HostWaits`)."""
     graph.replay()

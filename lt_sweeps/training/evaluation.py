@@ -1,6 +1,6 @@
-"""Evaluation: the scores of a stack on all of a split, as sums over its examples.
+"""`Evaluation`: the scores of a stack on a whole split, computed from sums over its examples.
 
-Sums, so that a score does not depend on how a split is cut into batches.
+Because of the sums, a score does not depend on how the split is divided into batches.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import in_double, is_one_number, measured
 
 _ACCURACY = CLASSIFICATION.metrics
-_TOGETHER = 2**23  # logits that a device scores at once, several copies of each
+_TOGETHER = 2**23  # logits that a GPU scores at once; scoring needs several copies of them
 
 
 class Score(NamedTuple):
-    """One replicate's mean loss, its accuracy in [0, 1], and whether it is constant.
+    """One replicate's mean loss, its accuracy in [0, 1], and whether its prediction is constant.
 
-    `one_class` is true where it predicts one and the same class for every image, or returns the
-    same numbers for every example. Where classes are not what is predicted, there is no accuracy;
-    `metrics` are all others of the task, by name.
+    `one_class` is True if the replicate predicts the same class for every example; in tasks that do
+    not measure accuracy, if it returns the same numbers for every example. There `accuracy` is
+    None. `metrics` are the task's other metrics, by name.
     """
 
     loss: float
@@ -41,11 +41,12 @@ class Score(NamedTuple):
 
 
 class Evaluation:
-    """Scores a stack on the splits of its data set; leaves batch-norm statistics alone.
+    """Scores a stack on the splits of its data set, without changing batch-norm statistics.
 
-    With `captures` a pass over the validation set is one graph, because a training makes many of
-    them. A user's task is left out, because its functions may wait for the host, and so are images
-    that lie outside of the device. `at_once` images go through the forward pass together.
+    With `captures`, a pass over the validation set is captured as a CUDA graph, because a training
+    makes many of them. Not captured are tasks with other functions than cross entropy and accuracy,
+    in which the host may wait for the device, and images that are not on the device. `at_once`
+    images go through the forward pass together.
     """
 
     def __init__(
@@ -58,26 +59,27 @@ class Evaluation:
     ) -> None:
         self._stack, self._batches, self._at_once = stack, batches, at_once
         kind = stack.task_loss.kind
-        self._usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
+        self._standard = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
         self.metrics = kind.others
-        # Those that need a whole split at once; whether others do is asked of the first batch.
+        # Names of the metrics that need a whole split at once. The first batch may add more names:
+        # those of metrics that return a single number for it.
         self._whole = {metric.name for metric in self.metrics if metric.takes_whole_split}
-        self._asked = False
+        self._first_batch_seen = False
         self._accuracy = kind.measures_accuracy
-        # The scores of a batch are a dozen small kernels, which take a device hardly less time than
-        # those of ten. A CPU rounds the ends of a vector otherwise than its middle, and would give
-        # other numbers.
+        # To score one batch, a GPU runs a dozen small kernels; ten batches together take hardly
+        # longer. A CPU scores each batch separately: it rounds the ends of a vector differently
+        # from its middle, so joined batches would give different numbers.
         self._together = 1 if stack.device.type == "cpu" else _TOGETHER
-        self._captures = captures and self._usual and not batches.outside("val")
+        self._captures = captures and self._standard and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
 
     def measure(self, split: str) -> list[Score]:
-        """Every replicate's score on the whole of a split."""
+        """The score of each replicate on a whole split."""
         return self.scores(self.totals(split).tolist())
 
     def scores(self, totals: Sequence[Sequence[float]]) -> list[Score]:
-        """The scores that `totals` holds, once they are on the host."""
+        """Convert the numbers of `totals`, moved to the host, to a score for each replicate."""
         names = [metric.name for metric in self.metrics]
         scores = []
         for loss, right, same, *values in zip(*totals, strict=True):
@@ -86,8 +88,11 @@ class Evaluation:
         return scores
 
     def totals(self, split: str) -> Tensor:
-        """`[3 + M, R]`, on the device: what the scores of all replicates are made of."""
-        if not self._usual:
+        """The numbers of all scores `[3 + M, R]`, on the device.
+
+        The rows are loss, accuracy, whether predictions are constant, and the M other metrics.
+        """
+        if not self._standard:
             return self._any_pass(split)
         if split != "val" or not self._captures:
             return self._pass(split)
@@ -108,7 +113,7 @@ class Evaluation:
         for logits, y in self._logits(split):
             labels = y.expand(len(logits), -1)
             losses = cross_entropy(logits.mT, labels, reduction="none").double()
-            # One sum for each batch, however many batches are scored together.
+            # One sum for each batch, so that the result does not depend on `_together`.
             for part in losses.split(EVALUATE_BATCH, 1):
                 loss += part.sum(1)
             predicted = logits.argmax(2)
@@ -120,7 +125,7 @@ class Evaluation:
         return torch.stack([loss / count, correct / count, same.double()])
 
     def _logits(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits `[R, B, K]` and labels `[B]` of a split, those of several batches together."""
+        """Yield logits `[R, B, K]` and labels `[B]` of a split, several batches joined together."""
         outputs: list[Tensor] = []
         labels: list[Tensor] = []
         for x, y in self._batches.evaluation(split):
@@ -134,39 +139,40 @@ class Evaluation:
 
     @torch.no_grad()
     def _any_pass(self, split: str) -> Tensor:
-        """The same of any task, one replicate after another."""
+        """Compute the totals for any kind of task, one replicate after another."""
         stack = self._stack
         sums: list[Tensor] = []
         first, same = None, torch.ones(stack.replicates, dtype=torch.bool, device=stack.device)
-        kept: list[tuple[Tensor, Tensor]] = []
+        all_batches: list[tuple[Tensor, Tensor]] = []
         for inputs, targets in self._batches.evaluation(split):
             for x, y in zip(inputs.split(self._at_once), targets.split(self._at_once), strict=True):
                 outputs = stack.logits(x)
-                if not self._asked:
+                if not self._first_batch_seen:
                     parts = (m for m in self.metrics if m.name not in self._whole)
                     self._whole |= {m.name for m in parts if is_one_number(m, outputs[0], y)}
-                    self._asked = True
-                said = outputs.argmax(2) if self._accuracy else outputs
-                first = said[:, :1] if first is None else first
-                same &= (said == first).flatten(1).all(1)
+                    self._first_batch_seen = True
+                prediction = outputs.argmax(2) if self._accuracy else outputs
+                first = prediction[:, :1] if first is None else first
+                same &= (prediction == first).flatten(1).all(1)
                 sums.append(torch.stack([self._sums(row, y) for row in outputs], 2))
                 if self._whole:
-                    kept.append((outputs, y))
+                    all_batches.append((outputs, y))
         assert sums, f"{split} is empty"
-        # One after another, as `_pass` adds: a sum of a stack of them may be in another order.
+        # The sums are added one after another, as in `_pass`: `sum` of their stack may use another
+        # order, and then rounds differently.
         total, count = functools.reduce(torch.add, sums).unbind(1)
         loss, right, *means = (total / count).unbind(0)
-        for place, metric in enumerate(self.metrics):
+        for index, metric in enumerate(self.metrics):
             if metric.name in self._whole:
-                outputs = torch.cat([part for part, _ in kept], 1)
-                y = torch.cat([part for _, part in kept])
-                means[place] = torch.stack([_value(measured(metric, row, y)) for row in outputs])
-            elif last := getattr(metric.call.function, "then", None):
-                means[place] = last(means[place])
+                outputs = torch.cat([part for part, _ in all_batches], 1)
+                y = torch.cat([part for _, part in all_batches])
+                means[index] = torch.stack([_quotient(measured(metric, row, y)) for row in outputs])
+            elif finish := getattr(metric.call.function, "then", None):
+                means[index] = finish(means[index])
         return torch.stack([loss, right, same.double(), *means])
 
     def _sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum and count `[2 + M, 2]` of loss, accuracy and metrics of one replicate on a batch."""
+        """Sums and counts `[2 + M, 2]` of one replicate's loss, accuracy and metrics on a batch."""
         loss = self._stack.task_loss.total(outputs, targets)
         unknown = torch.zeros_like(loss)
         right = in_double(accuracy(outputs, targets), targets) if self._accuracy else unknown
@@ -181,12 +187,12 @@ def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([*parts], dim)
 
 
-def _value(pair: Tensor) -> Tensor:
+def _quotient(pair: Tensor) -> Tensor:
     return pair[0] / pair[1]
 
 
 def mean_scores(scores: Sequence[Sequence[Score]]) -> list[Score]:
-    """Each replicate's mean score over several evaluations; that of an ensemble is another."""
+    """The mean of each replicate's scores over several evaluations (not an ensemble's score)."""
     if len(scores) == 1:
         return list(scores[0])
     return [

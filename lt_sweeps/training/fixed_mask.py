@@ -16,15 +16,16 @@ from lt_sweeps.training.mask_action import MaskAction
 from lt_sweeps.training.optimizers import Optimizer
 from lt_sweeps.training.stack import Stack
 
-_FEW = 0.1  # of the weights are kept: to read those alone is then faster (`kept_update`)
+_FEW = 0.1  # density below which it is faster to read only kept weights (`kept_update`)
 
 
 class FixedMask(MaskAction):
-    """The stack's own weights; a pruned one is put back to its pinned value after every step.
+    """Trains the stack's own weights; pruned weights have their pinned values after every step.
 
-    All buffers are `[R, P]`: `mask` is what the training holds, `kept` what a ticket reports. They
-    are two where the sparsifier holds nothing (`Free`). `pinned` are the values of pruned weights.
-    `left` is what a sparsifier remembers of them; it is added before the mask is rewired.
+    All buffers are `[R, P]`. `mask` is the mask that the training enforces, and `kept` the one in
+    its tickets; they are the same tensor unless the sparsifier enforces no mask (`Free`). `pinned`
+    holds the values of pruned weights. `left` holds what a sparsifier remembers of pruned weights;
+    it is added to the weights before the mask is rewired.
     """
 
     def __init__(self, stack: Stack, units: Sequence[Unit]) -> None:
@@ -34,7 +35,7 @@ class FixedMask(MaskAction):
         self.mask = self.kept = torch.ones_like(weights)
         if not sparsifier.holds:
             self.kept = torch.ones_like(weights)
-        self._mask_bytes: Tensor | None = None  # of the mask, for the one kernel
+        self._mask_bytes: Tensor | None = None  # the mask as bytes, for `update_kept`
         self.pinned = torch.zeros_like(weights)
         remembers = overrides(sparsifier, Sparsifier.remembered)
         self.left = torch.zeros_like(weights) if remembers else None
@@ -81,7 +82,7 @@ class FixedMask(MaskAction):
 
     @property
     def _one_kernel(self) -> bool:
-        """Whether mask, optimizer and pin are one kernel of ours."""
+        """Whether masking, optimizer and pinning run as one Triton kernel (`update_kept`)."""
         ours = isinstance(self.optimizer, Optimizer) and not self.recipe.clip
         masks = self._rewired or bool((self.mask == 0).any())
         return ours and masks and own_kernels.run_on(self.stack.weights)
@@ -103,36 +104,37 @@ class FixedMask(MaskAction):
     def step(self, lr: float | Tensor) -> None:
         self.sparsifier.regularise(*self._views)
         if self._mask_bytes is not None and isinstance(self.optimizer, Optimizer):
-            # Here, because triton comes with torch on Linux alone.
+            # Imported here, because only torch for Linux comes with triton.
             from lt_sweeps.training.kept_update import update_kept
 
             flats = self.stack.weights, self.stack.grads, self._mask_bytes
             update_kept(self.optimizer, *flats, lr, skips=self._skips)
             return
-        # A pruned weight at 0 has no gradient, so no optimizer moves it: its momentum is 0 and so
-        # is what weight decay takes from it. One that is pinned elsewhere decays, and is put back.
+        # Our optimizers do not move a pruned weight that is 0: its gradient and its momentum are 0,
+        # and weight decay subtracts 0. A weight that is pinned to another value decays, so it is
+        # set back to its pinned value.
         if self._masks:
             self.stack.grads.mul_(self.mask)
         self._clip(self._views[1])
         self.optimizer.step(lr)
         if self._masks and not self.optimizer.fused:
-            # What another optimizer does at a gradient of 0 is its own: Muon moves such a weight,
-            # and a division by what it keeps of one may give NaN.
+            # Other optimizers may change a weight whose gradient is 0: Muon moves it, and dividing
+            # by the optimizer's state of such a weight may give NaN.
             torch.where(self.mask != 0, self.stack.weights, self.pinned, out=self.stack.weights)
             self.optimizer.mask_(self.mask)
         elif self._pins:
             torch.addcmul(self.pinned, self.stack.weights, self.mask, out=self.stack.weights)
-            if self.recipe.weight_decay:  # it turns a pinned value into momentum
+            if self.recipe.weight_decay:  # weight decay of a pinned value adds to the momentum
                 self.optimizer.mask_(self.mask)
 
     def moved(self) -> Tensor:
-        # Three passes of plain arithmetic, which a CPU makes nine times as fast as the same with
-        # bools. A kept weight is compared with itself, and NaN equals nothing.
+        # Three passes of float arithmetic, which on a CPU are nine times as fast as with bools. A
+        # kept weight is compared with itself, so it counts only if it is NaN.
         allowed = torch.addcmul(self.pinned, self.stack.weights, self.mask)
         return allowed.ne_(self.stack.weights).sum(1)
 
     def check(self, step: int) -> None:
-        """A pruned weight never moves: checked in every run, at every evaluation."""
+        """Assert that no pruned weight has moved; called at every evaluation of every run."""
         if any(self.moved().tolist()):
             moved = (self.stack.weights * (1 - self.mask) != self.pinned).any(1)
             diverged = ~self.stack.weights.isfinite().all(1)
@@ -142,7 +144,7 @@ class FixedMask(MaskAction):
         return remaining(self._bools())
 
     def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
-        # Where a replicate has diverged, NaN times the mask is NaN in the pruned weights too.
+        # Not `weights * mask`: if a replicate has diverged, NaN times 0 is NaN in pruned weights.
         exact = torch.where(self.mask != 0, trained["weights"], self.pinned)
         return Ticket(self._state(exact, trained), self._bools(), step)
 

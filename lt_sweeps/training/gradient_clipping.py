@@ -1,7 +1,7 @@
-"""Gradient clipping: functions that change a replicate's gradients in place, by parameter name.
+"""Gradient clipping: functions that change one replicate's gradients in place.
 
-They are called after the mask, so a pruned weight counts for nothing in a norm. On a GPU they are
-captured in the graph of a step: they wait for no number.
+They get the gradients by parameter name, after masking, so pruned weights do not count in a norm.
+On a GPU they are captured in the CUDA graph of a step, so the host must not wait for a number.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-FAMILY = "clipping"  # the first part of these names in stage keys, for ever
+FAMILY = "clipping"  # the first part of these functions' names in stage keys; must never change
 
 
 def norm(grads: Mapping[str, Tensor], *, limit: float) -> None:
-    """Scale all gradients so that their norm together is at most `limit`, as torch's
-    `clip_grad_norm_`."""
+    """Scale all gradients so that their total norm is at most `limit`, like `clip_grad_norm_`."""
     total = torch.nn.utils.get_total_norm(list(grads.values()))
     factor = (limit / (total + 1e-6)).clamp(max=1.0)
-    # A kernel for many tensors, where a stack has hundreds in every step.
+    # One kernel for many tensors: a stack has hundreds of them in every step.
     torch._foreach_mul_(list(grads.values()), factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def value(grads: Mapping[str, Tensor], *, limit: float) -> None:
-    """Bring every number of the gradients into [-limit, limit]."""
+    """Clamp every number of the gradients to [-limit, limit]."""
     tensors = list(grads.values())
     torch._foreach_clamp_min_(tensors, -limit)  # pyright: ignore[reportPrivateImportUsage]
     torch._foreach_clamp_max_(tensors, limit)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,4 +1,4 @@
-"""Gradients of the loss at a ticket, for the criteria that ask for them."""
+"""Gradients of the loss at a ticket, for the criteria that need them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lt_sweeps.training.task_loss import TaskLoss
 def gradient(ticket: Ticket, network: Network, task: Task, seed: Seed, examples: int) -> State:
     """The gradient of the mean loss on the first training images, by prunable layer: `[1, *shape]`.
 
-    The images are those that the seed's first epoch begins with, without augmentation. The gradient
-    is computed on the CPU, so that a mask does not depend on the device. Pruned weights have one
-    too: it says what the loss would do if the weight changed from the value it is pinned to.
+    The images are the first ones of the seed's first epoch, without augmentation. The gradient is
+    computed on the CPU, so that a mask does not depend on the device. Pruned weights have a
+    gradient too: it says how the loss would change if the weight moved from its pinned value.
     """
     stack = Stack(network.module(), 1, task_loss=TaskLoss(task.kind))
     stack.load(ticket.state)
@@ -43,20 +43,20 @@ def hessian_gradient(
 ) -> State:
     """The Hessian times the gradient, both with respect to the prunable layers: `[1, *shape]`.
 
-    The loss is the mean on the images that `gradient` takes, its outputs divided by `temperature`.
+    The loss is the mean on the same images as in `gradient`, with outputs divided by `temperature`.
     """
     images, labels = first_images(task.dataset, seed, examples)
     module = network.holding({name: tensor[0] for name, tensor in ticket.state.items()})
     parameters, names = dict(module.named_parameters()), [layer.name for layer in network.layers]
     weights = [parameters[name] for name in names]
-    exact = FLOAT32.set(torch.device("cpu"))  # a module of the user's may have set another
+    exact = FLOAT32.set(torch.device("cpu"))  # a user-defined module may have set another precision
     noise = torch.random.fork_rng(devices=[])
     with torch.enable_grad(), noise, plain_attention(), exact:
         seed_torch(draw(seed.role("noise"), "gradient"))
         outputs = picked(module(images))
         loss = TaskLoss(task.kind).mean(outputs / temperature, labels)
         grads = torch.autograd.grad(loss, weights, create_graph=True)
-        # One g is detached, so the derivative of g.g is Hg and not 2Hg.
+        # One factor g is detached, so the derivative of g.g is Hg instead of 2Hg.
         squared = torch.stack([(grad * grad.detach()).sum() for grad in grads]).sum()
         products = torch.autograd.grad(squared, weights)
     hessian_grads = {name: p[None] for name, p in zip(names, products, strict=True)}

@@ -1,4 +1,4 @@
-"""`TrainingHistory`: the evaluations of a training so far, and the weights at the best of them."""
+"""`TrainingHistory`: the evaluations of a training so far, and the weights at the best one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from lt_sweeps.training.evaluation import Score
 
 
 class TrainingHistory:
-    """Per replicate: a row for each evaluation, and `best`, what was trained at the lowest loss.
+    """For each replicate, a row per evaluation, and its tensors at the lowest validation loss.
 
-    `trained` are the tensors `[R, ...]` that the training changes; they must stay where they are.
-    `train_loss` sums the losses of the steps since the last evaluation.
+    `trained` are the tensors `[R, ...]` that the training changes in place; `best` holds copies of
+    them from each replicate's best evaluation. `train_loss` `[R]` is the sum of the training losses
+    since the last evaluation.
     """
 
     def __init__(self, trained: Mapping[str, Tensor], step: int) -> None:
@@ -30,22 +31,22 @@ class TrainingHistory:
         self.best_step = [step] * len(first)
         self.rows: list[list[dict[str, float | None]]] = [[] for _ in range(len(first))]
         self._mask_since = -1  # evaluations up to this step were of another mask
-        self._lowest: list[float | None] = [None] * len(first)  # losses of this mask so far
+        self._lowest: list[float | None] = [None] * len(first)  # validation losses of this mask
 
     @property
     def step(self) -> int:
-        """The step of the last evaluation, -1 before the first."""
+        """The step of the last evaluation; -1 before the first one."""
         return int(self.rows[0][-1]["step"] or 0) if self.rows[0] else -1
 
     def mean_train_loss(self, step: int) -> Tensor:
-        """The mean loss of the steps since the last evaluation, or since the start: `[R]`."""
+        """The mean training loss `[R]` since the last evaluation, or since the start."""
         return self.train_loss / max(1, step - max(self.step, self._begun))
 
     def add(self, step: int, scores: Sequence[Score], train_losses: Sequence[float]) -> None:
-        """Add an evaluation on the validation set; keep the weights where it is the best."""
+        """Add an evaluation on the validation set; copy the tensors of replicates at their best."""
         better = []
         for r, score in enumerate(scores):
-            # The first evaluation is the best so far, whatever it is.
+            # The first evaluation under a mask is the best so far, even if its loss is NaN.
             lowest, loss = self._lowest[r], _ranked(score.loss)
             if lowest is None or loss < lowest:
                 better.append(r)
@@ -57,22 +58,25 @@ class TrainingHistory:
         self.train_loss.zero_()
 
     def mask_changed(self, step: int) -> None:
-        """The mask changes at `step`: evaluations up to it are of another network."""
+        """Record that the mask changes at `step`; evaluations up to it no longer count as best."""
         self._mask_since = step
         self._lowest = [self._lowest_of(rows) for rows in self.rows]
 
     @contextmanager
     def at_best(self) -> Iterator[None]:
-        """Within the context what is trained is as it was at its best."""
-        now = {name: tensor.clone() for name, tensor in self._trained.items()}
+        """Within the context, the trained tensors have their values of the best evaluation."""
+        current = {name: tensor.clone() for name, tensor in self._trained.items()}
         _copy(self.best, self._trained)
         try:
             yield
         finally:
-            _copy(now, self._trained)
+            _copy(current, self._trained)
 
     def results(self, r: int, best: Score, end: Score) -> dict[str, Any]:
-        """One replicate's results: the validation scores of the history, and the test scores."""
+        """One replicate's results: validation scores from the history, and the given test scores.
+
+        `finite` is False if the weights or the last validation loss contain NaN or infinity.
+        """
         last, at_best = self.validated(r, "end"), self.validated(r, "best")
         floats = [t[r] for t in self._trained.values() if t.is_floating_point()]
         finite = all(bool(t.isfinite().all()) for t in floats) and math.isfinite(last["val_loss"])
@@ -84,7 +88,7 @@ class TrainingHistory:
         }
 
     def validated(self, r: int, when: str) -> Mapping[str, Any]:
-        """The validation scores of one replicate at the `end`, or at its `best` evaluation."""
+        """One replicate's row at the `end`, or at its `best` evaluation."""
         if when == "end":
             return self.rows[r][-1]
         return next(row for row in self.rows[r] if row["step"] == self.best_step[r])
@@ -95,7 +99,7 @@ class TrainingHistory:
         return {"train_loss": self.train_loss, **best}
 
     def metadata(self, r: int) -> dict[str, Any]:
-        """What else a checkpoint holds of one replicate."""
+        """The metadata of one replicate's checkpoint, besides its tensors."""
         history = {"history": [*self.rows[r]], "best_step": self.best_step[r]}
         return {**history, "since": self._mask_since}
 
@@ -106,21 +110,21 @@ class TrainingHistory:
         self._lowest[r] = self._lowest_of(self.rows[r])
 
     def _lowest_of(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """The lowest validation loss under this mask; the last row tells whether there is one."""
+        """The lowest validation loss under the current mask; None before its first evaluation."""
         if not rows or rows[-1]["step"] <= self._mask_since:
             return None
         return min(_ranked(row["val_loss"]) for row in rows if row["step"] > self._mask_since)
 
 
 def _ranked(loss: float) -> float:
-    """A loss as it is compared: NaN is above all, else no number would be below a NaN before it."""
+    """A loss for comparisons: NaN counts as infinity, because no number is below NaN."""
     return math.inf if math.isnan(loss) else loss
 
 
 def copy_rows(values: Mapping[str, Tensor], into: Mapping[str, Tensor], rows: list[int]) -> None:
-    """Copy some rows of tensors `[R, ...]` by name.
+    """Copy the given rows of named tensors `[R, ...]` into other tensors, in place.
 
-    On a GPU each tensor is one kernel, and not one for each row: a ResNet-20 has 58 tensors.
+    On a GPU this takes one kernel per tensor, and not one per row: a ResNet-20 has 58 tensors.
     """
     if not rows:
         return
@@ -134,7 +138,10 @@ def copy_rows(values: Mapping[str, Tensor], into: Mapping[str, Tensor], rows: li
 
 
 def select_rows(values: Mapping[str, Tensor], into: Mapping[str, Tensor], chosen: Tensor) -> None:
-    """Copy the rows that are `chosen` `[R]`; six times as slow as copies of rows on a CPU."""
+    """Copy the rows where the bool `chosen` `[R]` is True, in place.
+
+    On a CPU this is six times as slow as copying single rows.
+    """
     chosen = chosen.to(next(iter(into.values())).device)
     for name, tensor in into.items():
         where = chosen.view(-1, *[1] * (tensor.ndim - 1))

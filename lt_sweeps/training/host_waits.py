@@ -1,8 +1,9 @@
-"""`HostWaits`: the operations of a step for which the host waits, so that no graph can have it.
+"""`HostWaits`: find the operations of a step in which the host waits for the device.
 
-A model, a loss or a sparsifier of a user's may read a number back (`.item()`, an `if` on a tensor),
-or send one to the device. A capture of such a step fails and leaves torch's allocator damaged, or,
-before torch 2.11, repeats the copy from memory that has been freed. So a step is looked at first.
+A user-defined model, loss or sparsifier may read a number back (`.item()`, an `if` on a tensor), or
+send one to the device. Capturing such a step as a CUDA graph fails and leaves torch's allocator
+damaged; before torch 2.11 it may also succeed, and replays then copy from freed memory. So a step
+is watched before it is captured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operations whose result or shape the host has to know before it can go on.
+# Operations whose result or its shape the host must know before it can continue.
 _WAITS = {
     *("_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select"),
     *("unique_dim", "unique_consecutive", "unique_dim_consecutive", "_unique", "_unique2"),
@@ -29,18 +30,18 @@ _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_ind
 
 
 class HostWaits(TorchDispatchMode):
-    """Within this context `found` lists the operations that the host waits for.
+    """A context that collects, in `found`, the operations that the host waits for.
 
-    `read` holds the tensors that were there before and are read. A graph reads them at their place,
-    and they must stay there as long as it does: a model that keeps a mask or a state of the last
-    batch's size makes another one in an evaluation, and forgets that of the training.
+    `read` holds the tensors that the operations read and did not create. A graph reads them at
+    fixed addresses, so they must live as long as the graph. A model may drop one of them: if it
+    keeps a mask or a state with the last batch's size, an evaluation replaces that of the training.
     """
 
-    supports_higher_order_operators = True  # `torch.cond` and the like run as ever
+    supports_higher_order_operators = True  # so `torch.cond` and the like run as usual
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # for that torch imports its compiler, a second of CPU in every process
+        return False  # True makes torch import its compiler: a second of CPU in every process
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +54,8 @@ class HostWaits(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
-            if (place := _storage(tensor)) not in self._made:
-                self.read.setdefault(place, tensor)
+            if (storage := _storage(tensor)) not in self._made:
+                self.read.setdefault(storage, tensor)
         result = func(*args, **kwargs)
         self._made |= {_storage(tensor) for tensor in _tensors(result)} - self.read.keys()
         if waits(func, args, kwargs, result):
@@ -63,16 +64,16 @@ class HostWaits(TorchDispatchMode):
 
 
 def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> bool:
-    """Whether the host waits for the device in this call, or copies what may be freed."""
+    """Whether the host waits for the device in this call, or copies memory that may be freed."""
     name = getattr(func, "overloadpacket", func).__name__
     if name in _WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         return True
     if name in _COPIES:
         tensors = _tensors((args, kwargs, result))
-        # `torch.tensor` shows its copy to the device by nothing but its result.
+        # The copy to the device in `torch.tensor` can be seen only by the device of its result.
         made_on_device = name.startswith("lift") and any(_outside(t) for t in tensors)
         return made_on_device or len({tensor.device.type for tensor in tensors}) > 1
-    if name in _FILLED:  # by a number that lies on the device, which the host reads first
+    if name in _FILLED:  # if the number to fill in is on the device, the host reads it first
         return isinstance(args[-1], Tensor) and args[-1].device == args[0].device
     return name in _INDEXED and _by_mask(args, one_number=name != "index")
 
@@ -82,7 +83,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What views of one tensor have in common; a tensor without a storage is one by itself."""
+    """An id of a tensor's storage, equal for all its views; special tensors have an id each."""
     plain = type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
     return tensor.untyped_storage()._cdata if plain else id(tensor)
 
@@ -92,9 +93,9 @@ def _outside(tensor: Tensor) -> bool:
 
 
 def _by_mask(args: Sequence[Any], *, one_number: bool) -> bool:
-    """Whether an index is a mask, whose number of places the host must know.
+    """Whether an index is a mask, whose True entries the host must count.
 
-    One number that is written to all places of a mask is written without counting them.
+    Writing a single number to all entries of one mask (with `one_number`) needs no count.
     """
     indices = [index for index in args[1] if index is not None]
     masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]

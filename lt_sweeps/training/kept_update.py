@@ -1,12 +1,12 @@
-"""`update_kept`: mask, optimizer and pin as one kernel over the flat buffers, in Triton.
+"""`update_kept`: mask, optimizer and pinning as one Triton kernel over the flat buffers.
 
-A plain step passes over weights, gradients and moments in up to four kernels, pruned weights
-included. This one leaves pruned weights alone: they lie at their pinned values and have no moments,
-and so they stay. Where few weights are kept, it does not read the others either.
+Without it, a step passes over all weights, gradients and moments, pruned ones included, in up to
+four kernels. This kernel does not change pruned weights: they already have their pinned values, and
+no moments. If few weights are kept, it does not even read the pruned ones.
 
-Microseconds on one H200 (torch 2.11, LeNet-300-100 under Adam, R = 45, 2026-11-27), with a mask of
-floats: plain kernels 154 to 200; this one, which reads all, 95 at any density; and reading only
-what is kept 96 at 20 % of the weights, 87 at 10 %, 74 at 5 % and 43 at 0.5 %.
+Microseconds per step on one H200 (torch 2.11, LeNet-300-100 with Adam, R = 45, 2026-11-27), with a
+float mask: plain kernels 154 to 200; this kernel reading all weights 95 at any density; reading
+only kept weights 96 if 20 % are kept, 87 at 10 %, 74 at 5 % and 43 at 0.5 %.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lt_sweeps.training.optimizers import Optimizer
 
-_BLOCK = 512  # of bytes a thread then reads four at once, as of floats
+_BLOCK = 512  # four elements per thread, so it loads four mask bytes at once, just as four floats
 
 
 def update_kept(
@@ -33,18 +33,18 @@ def update_kept(
     *,
     skips: bool = True,
 ) -> None:
-    """One step of the weights `[R, P]` whose `mask` `[R, P]`, of any type, is not 0.
+    """Take one optimizer step with the weights `[R, P]` whose `mask` `[R, P]` (any type) is not 0.
 
-    With `skips` only what is kept is read, a number at a time; without it all is read and written,
-    four numbers at a time. Both compute the same bytes.
+    With `skips`, a thread reads only kept weights, one number at a time; otherwise it reads and
+    writes all weights, four numbers at a time. The results have the same bytes.
 
-    It equals `optimizer.step` of masked gradients up to rounding, as long as pruned weights have no
-    moments. A NaN of a pruned weight's gradient is left out too.
+    The step equals `optimizer.step` with masked gradients up to rounding, as long as pruned weights
+    have no moments. In addition, a NaN in a pruned weight's gradient is ignored.
     """
     optimizer.steps.add_(1)
     rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=weights.device)
     kernel = _KERNELS["sgd" if optimizer.optimizer == "sgd" else "adam", skips]
-    # SGD has one moment or none; weights stand for those that no kernel reads then.
+    # SGD has one moment or none. Its kernel does not read the others: `weights` is a placeholder.
     first, second = (*optimizer.moments.values(), weights, weights)[:2]
     rows, size = weights.shape
     kernel[triton.cdiv(size, _BLOCK), rows](
@@ -56,13 +56,13 @@ def update_kept(
 
 
 def _factors(optimizer: Optimizer) -> dict[str, Any]:
-    """The numbers of an optimizer that its kernel is compiled for."""
+    """The optimizer's settings, as compile-time constants of its kernel."""
     options = optimizer.options
     factors = {"decay": options["weight_decay"]}
     if optimizer.optimizer == "sgd":
         return factors | {name: options[name] for name in ("momentum", "nesterov")}
     factors |= {name: options[name] for name in ("beta1", "beta2", "eps")}
-    # Of a factor of 0 every power is 0, as is that of so small a number.
+    # A factor of 0 has no logarithm. All its powers are 0, and those of 1e-300 act like 0 here.
     factors |= {f"log_{name}": math.log(options[name] or 1e-300) for name in ("beta1", "beta2")}
     return factors | {"decoupled": optimizer.optimizer == "adamw"}
 
@@ -152,8 +152,9 @@ def _sgd(
     tl.store(weights + at, tl.where(kept, w - lr * g, w), mask=read)
 
 
-# Where Triton takes the size for a multiple of 16, a thread loads four numbers that lie side by
-# side, with which a warp reads nearly all of memory once the mask has holes.
+# If Triton compiles for a size that is a multiple of 16, a thread loads four adjacent numbers
+# together. With a sparse mask a warp would then still read nearly all of the memory, so the kernels
+# that skip pruned weights are not specialised on the size.
 _jit: Any = triton.jit
 _KERNELS: dict[tuple[str, bool], Any] = {
     (name, skips): _jit(kernel, do_not_specialize=["size"] if skips else [])

@@ -1,4 +1,4 @@
-"""`LearnedMask`: raw weights and logits, from which every step computes the stack's weights."""
+"""`LearnedMask`: train raw weights and logits, from which a step computes the stack's weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _Computed = tuple[Tensor, Tensor, Tensor, Tensor | None]  # w, logits, weights, 
 
 
 class LearnedMask(MaskAction):
-    """A mask that is trained with the weights under it; its ticket keeps all of them.
+    """A mask that is trained together with the weights; its ticket holds both.
 
-    `raw` are the weights that are trained, `[R, P]`; `logits` those of all layers, `[R, L]`. The
+    `raw` `[R, P]` are the trained weights, and `logits` `[R, L]` the logits of all layers. The
     stack's own weights are computed from the two in every forward pass.
     """
 
@@ -52,8 +52,8 @@ class LearnedMask(MaskAction):
         streams = [(unit.seed.role("noise"), "sample", unit.stage.level) for unit in units]
         self._step_keys = StepKeys(streams, stack.device)
         self._computed: list[_Computed] = []
-        # A CPU rounds the ends of a vector otherwise than its middle, and where an end is depends
-        # on the replicates beside it: there each is computed by itself.
+        # A CPU rounds the ends of a vector differently from its middle, and the position of the
+        # ends depends on the other replicates. So on a CPU each replicate is computed by itself.
         rows = range(stack.replicates)
         cpu = stack.device.type == "cpu"
         self._parts = [slice(r, r + 1) for r in rows] if cpu else [slice(None)]
@@ -97,17 +97,18 @@ class LearnedMask(MaskAction):
             self._computed = [self._forward(*layer) for layer in self._layers_now()]
 
     def step(self, lr: float | Tensor) -> None:
-        # The way back goes in two legs, because a backend differentiates with respect to the flat
-        # buffer that it reads, `stack.weights`, and knows nothing of a mask:
-        #   1. The backend has left dL/dW in `stack.grads`, W being the weights it computed with.
+        # The backward pass has two parts, because a backend differentiates with respect to the flat
+        # buffer that it reads, `stack.weights`, and has no access to the mask:
+        #   1. The backend has written dL/dW to `stack.grads`; W are the weights it computed with.
         #   2. In `compute` each layer's W was computed from leaves w and s (raw weights, logits)
-        #      under autograd. Its graph, kept until now, leads dL/dW (`upstream`) on to w and s.
-        # All that has no logits (biases, batch norms) is its own W: there dL/dW is copied as it
-        # is, and the layers are then written over. A penalty is a part of the loss by itself, one
-        # number for each replicate, so it enters the second leg with a gradient of 1. Where W does
-        # not depend on s, the gradient is 0 and not an error (`materialize_grads`): DNW's logits
-        # are empty. The optimizers step after the last layer only, because a step writes to the
-        # buffers that w and s are views of, from which the graphs of the other layers still read.
+        #      under autograd. The autograd graph, kept until now, takes dL/dW (`upstream`) to w, s.
+        # Parameters without logits (biases, batch norms) are their own W, so their dL/dW is copied
+        # unchanged. The copy is for the whole buffer; the gradients of the layers then overwrite
+        # their parts of it. A penalty is added to the loss directly, one number per replicate, so
+        # it enters part 2 with a gradient of 1. If W does not depend on s, as with DNW's empty
+        # logits, `materialize_grads` gives 0 instead of an error. The optimizers step only after
+        # the last layer: a step writes to the buffers that w and s are views of, and the autograd
+        # graphs of the other layers still read these buffers.
         self.grads.copy_(self.stack.grads)
         for layer, (upstream, grad, logit_grad) in zip(self._computed, self._grads, strict=True):
             w, logits, weights, penalty = layer
@@ -115,7 +116,7 @@ class LearnedMask(MaskAction):
             ahead = [upstream] if penalty is None else [upstream, torch.ones_like(penalty)]
             back = torch.autograd.grad(outputs, [w, logits], ahead, materialize_grads=True)
             grad.copy_(back[0])
-            logit_grad.copy_(back[1].detach())  # torch 2.6: zeros with gradients
+            logit_grad.copy_(back[1].detach())  # in torch 2.6 materialized zeros require gradients
         self._computed = []
         self._clip(*self._clipped)
         self.sparsifier.update(self.optimizer.step, self.logit_optimizer.step, lr)
@@ -124,7 +125,7 @@ class LearnedMask(MaskAction):
 
     @torch.no_grad()
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
-        # An evaluation sees the network as the update before it computed it.
+        # An evaluation uses the temperature of the last update, which was at the step before.
         for temperature, step in zip(self.temperature, steps, strict=True):
             temperature.fill_(self.sparsifier.temperature(max(step - 1, 0), self.recipe))
         if self._draws:
@@ -138,7 +139,7 @@ class LearnedMask(MaskAction):
             )
 
     def remaining(self) -> dict[str, Tensor]:
-        """Weights that each layer keeps, or can be expected to: `[R]`, rounded."""
+        """The number of weights `[R]` that each layer keeps, or is expected to keep, rounded."""
         kept = [
             self.sparsifier.density(w, logits).double().flatten(1).sum(1).round()
             for w, logits in zip(self._raw, self._logits, strict=True)
@@ -161,7 +162,10 @@ class LearnedMask(MaskAction):
         return w, logits, weights, self.sparsifier.penalty(w, logits, temperature)
 
     def _layers_now(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """By layer: raw weights, logits, where the weights go, temperature and noise."""
+        """For each layer: raw weights, logits, output (in `stack.weights`), temperature and noise.
+
+        On a CPU there is such an entry for each replicate of each layer.
+        """
         noise = self.noise.draw() if self._draws else self.raw
         views = zip(self._raw, self._logits, self._out, self._of(noise), strict=True)
         temperatures = [self.temperature[part] for part in self._parts] * len(self.layers)
@@ -171,6 +175,6 @@ class LearnedMask(MaskAction):
         ]
 
     def _of(self, flat: Tensor, layout: BufferLayout | None = None) -> list[Tensor]:
-        """A flat buffer by layer, and within it by what is computed together."""
+        """Views into a flat buffer, in the order of layers, then of `_parts` (replicate slices)."""
         views = (layout or self.stack.layout).views(flat)
         return [views[layer.name][part] for layer in self.layers for part in self._parts]

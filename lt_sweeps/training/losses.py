@@ -1,8 +1,8 @@
-"""Losses that torch has under no name of their own.
+"""Losses that torch does not provide as single functions.
 
-A loss is a function of the outputs and the targets of one replicate: its mean over the examples of
-a batch, one value for each example, or the pair of a sum and of what it is divided by. With either
-of the last two a loss of an evaluation does not depend on how a split is cut into batches.
+A loss is a function of one replicate's outputs and targets. It returns the mean over a batch, one
+value for each example, or a pair (sum, count). With one of the last two forms, the loss of an
+evaluation does not depend on how the split is divided into batches.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-FAMILY = "losses"  # the first part of these names in stage keys, for ever
+FAMILY = "losses"  # the first part of these functions' names in stage keys; must never change
 
 
 def token_cross_entropy(
     outputs: Tensor, targets: Tensor, *, ignore: int = -100
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross entropies of all tokens, and their number.
+    """The sum of the cross entropies of all tokens, and the number of tokens.
 
     Args:
         outputs: logits `[B, T, K]`.

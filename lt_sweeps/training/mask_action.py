@@ -1,7 +1,7 @@
-"""`MaskAction`: a sparsifier at work on a stack, between the forward pass and the optimizer.
+"""`MaskAction`: apply a sparsifier to a stack in training, between forward pass and optimizer.
 
-What `FixedMask` and `LearnedMask` share. A training loop calls the methods below and does not know
-which of the two it has.
+It is the base class of `FixedMask` and `LearnedMask`. A training loop calls only the methods below,
+and works with either of the two.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MaskAction:
         self.stack, self.units, self.recipe = stack, units, stage.training.recipe
         self.layers, self.samples = stage.network.layers, stage.sparsifier.samples
         self.optimizer = optimizer_of(self.recipe, weights, grads, stack.layout)
-        # Every tensor that a step changes, `[R, ...]` by the name that a checkpoint calls it.
+        # The weights and buffers that a step changes, `[R, ...]`, by their names in a checkpoint.
         buffers = {f"{_BUFFERS}{name}": buffer for name, buffer in stack.buffers.items()}
         self.trained: dict[str, Tensor] = {"weights": weights, **buffers}
         self._untrained = stage.network.untrained
@@ -38,28 +38,31 @@ class MaskAction:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What else a checkpoint holds; a mask of floats, all 0 or 1, is under `mask/`."""
+        """The tensors that a checkpoint holds besides `trained`.
+
+        A float mask (all 0 or 1) has a name that begins with `mask/`.
+        """
         raise NotImplementedError
 
     @property
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Those of `tensors` that only a further step reads."""
+        """The part of `tensors` that only a further optimizer step reads."""
         return {f"optimizer/{name}": t for name, t in self.optimizer.tensors.items()}
 
     @property
     def runs_triton(self) -> bool:
-        """Whether a step runs kernels of ours, which round otherwise than torch's."""
+        """Whether a step runs our Triton kernels, which round differently from torch's."""
         return self.stack.runs_triton
 
     def begin(self, ticket: Ticket) -> None:
-        """Take a ticket's mask; its weights are in the stack."""
+        """Start from a ticket's mask; the ticket's weights are already in the stack."""
         raise NotImplementedError
 
     def search(self, score: Callable[[int], Sequence[float]]) -> None:
-        """Let the sparsifier find a mask, where it searches for one: see `Sparsifier.search`."""
+        """Let the sparsifier search for a mask if it does that: see `Sparsifier.search`."""
 
     def ready(self) -> None:
-        """Settle what a step must do, before the first one: a captured graph repeats it."""
+        """Prepare for the first step: make the decisions that a captured graph would repeat."""
         self.optimizer.ready()
         if self._untrained:
             weights = self.trained["weights"]
@@ -72,58 +75,61 @@ class MaskAction:
         """Set the tensors that a step reads and that a captured graph cannot compute."""
 
     def rewire(self, step: int) -> None:
-        """Let the sparsifier change the mask, where it `acts` at this step."""
+        """Let the sparsifier change the mask; called if it `acts` at this step."""
         raise AssertionError(f"{type(self).__name__} is not rewired")
 
     def compute(self) -> None:
         """Compute the stack's weights for the forward pass of a training step."""
 
     def step(self, lr: float | Tensor) -> None:
-        """Update what is trained from the gradients of the stack's weights."""
+        """Update the trained tensors, given the gradients of the stack's weights."""
         raise NotImplementedError
 
     def put_back(self) -> None:
-        """Undo what weight decay, or another optimizer, did to parameters that a module freezes."""
+        """Restore parameters that the module freezes: weight decay may have changed them.
+
+        Optimizers other than ours may have changed them too.
+        """
         if self._still is not None:
             still, values = self._still
             weights = self.trained["weights"]
             torch.where(still, values, weights, out=weights)
 
     def moved(self) -> Tensor:
-        """How many weights of each replicate are other than its mask allows, NaN included: `[R]`.
+        """The number of weights `[R]` that differ from what the mask allows, NaN included.
 
-        Computed without waiting for the device; where it is not 0, `check` looks closer.
+        It is computed without waiting for the device. If it is not 0, `check` examines the weights.
         """
         return torch.zeros(self.stack.replicates, device=self.stack.device)
 
     def check(self, step: int) -> None:
-        """Assert what must hold of the weights before they are evaluated or stored."""
+        """Assert the invariants of the weights, before they are evaluated or stored."""
 
     def deploy(self, steps: Sequence[int], keys: Sequence[int], *, hard: bool = False) -> None:
-        """Compute the stack's weights for an evaluation, each replicate at a step of its own.
+        """Compute the stack's weights for an evaluation, with a step for each replicate.
 
-        A mask that is drawn is drawn by the `keys`; `hard` asks for the hard mask instead.
+        A sampled mask is drawn with the `keys`. With `hard`, the hard mask is used instead.
         """
 
     def remaining(self) -> dict[str, Tensor]:
-        """How many weights each layer keeps: `[R]`."""
+        """The number of weights `[R]` that each layer keeps."""
         raise NotImplementedError
 
     def ticket(self, trained: Mapping[str, Tensor], step: int) -> Ticket:
-        """The stack as a ticket, with `trained` as it is now, or as it was at another step."""
+        """The stack as a ticket; `trained` are the current tensors, or copies from another step."""
         raise NotImplementedError
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimizer's moments under `<moment>/<parameter>`, its steps, and all else.
+        """The optimizer's state: moments under `<moment>/<parameter>`, step counts, and the rest.
 
-        They are the tensors that it works with, `[R, ...]`.
+        These are the tensors `[R, ...]` that the optimizer itself uses, not copies.
         """
         return moments_of(self.optimizer, self.stack.layout, rest=_REST)
 
     def load_moments(self, moments: State) -> None:
-        """Go on with the moments of a snapshot within a training.
+        """Continue with the optimizer state of a snapshot.
 
-        Raises: ValueError: they are another optimizer's.
+        Raises: ValueError: another kind of optimizer wrote the state.
         """
         own = self.moments()
         if own.keys() - moments.keys():
@@ -135,7 +141,7 @@ class MaskAction:
             tensor.copy_(moments[name])
 
     def _clip(self, *named: Mapping[str, Tensor]) -> None:
-        """Clip each replicate's gradients, given as `[R, *shape]` by name, as the recipe says."""
+        """Clip each replicate's gradients `[R, *shape]` (by name) if the recipe has clipping."""
         if (clip := self.recipe.clip) is not None:
             for row in range(self.stack.replicates):
                 clip(grads={name: grad[row] for grads in named for name, grad in grads.items()})
@@ -155,7 +161,10 @@ class MaskAction:
 def moments_of(
     optimizer: Optimizer | OwnOptimizer, layout: BufferLayout, *, of: str = "", rest: str
 ) -> dict[str, Tensor]:
-    """All that an optimizer keeps, by the names that a ticket has for it, which begin with `of`."""
+    """An optimizer's whole state, by the names used in tickets.
+
+    Names of moments and of the step counts begin with `of`, all other names with `rest`.
+    """
     views = {moment: layout.views(flat) for moment, flat in optimizer.moments.items()}
     named = {f"{of}{m}/{name}": v for m, by_name in views.items() for name, v in by_name.items()}
     others = {f"{rest}{name}": value for name, value in optimizer.rest.items()}

@@ -1,9 +1,9 @@
-"""Metrics: how good the outputs of one replicate are.
+"""Metrics: functions that measure how good one replicate's outputs are.
 
-A metric is a function of outputs and targets, both `[B, ...]`. It returns one value for each
-example, or the pair of a sum and of what it is divided by; the mean over a whole split is then the
-same however the split is cut into batches. One that returns a single number is called once with
-all of a split, as `whole_split` marks it. Where a lower value is better, `lower_is_better` says so.
+A metric gets outputs and targets, both `[B, ...]`. It returns one value for each example, or a pair
+(sum, count); the mean over a split then does not depend on how the split is divided into batches. A
+metric that returns a single number, or is marked by `whole_split`, is called once with a whole
+split. A metric whose lower values are better is marked by `lower_is_better`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor
 
 from lt_sweeps.training.losses import token_cross_entropy
 
-FAMILY = "metrics"  # the first part of these names in stage keys, for ever
+FAMILY = "metrics"  # the first part of these functions' names in stage keys; must never change
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def lower_is_better(metric: _Function) -> _Function:
-    """Mark a metric whose lowest value is the best."""
+    """Mark a metric whose lower values are better."""
     metric.lower_is_better = True  # type: ignore[attr-defined]
     return metric
 
 
 def whole_split(metric: _Function) -> _Function:
-    """Mark a metric that is called once, with all outputs and targets of a split."""
+    """Mark a metric that must be called once, with all outputs and targets of a split."""
     metric.whole_split = True  # type: ignore[attr-defined]
     return metric
 
 
 def then(last: Callable[[Tensor], Tensor]) -> Callable[[_Function], _Function]:
-    """Mark a metric that is `last` of the mean over the split, such as its root."""
+    """Mark a metric whose mean over a split is passed through `last`, such as a square root."""
 
     def mark(metric: _Function) -> _Function:
         metric.then = last  # type: ignore[attr-defined]
@@ -44,34 +44,34 @@ def then(last: Callable[[Tensor], Tensor]) -> Callable[[_Function], _Function]:
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether the largest of the outputs `[B, K]` is that of the class `[B]`."""
+    """Whether the largest of the outputs `[B, K]` belongs to the target class `[B]`."""
     return (outputs.argmax(1) == targets).double()
 
 
 def top_k(outputs: Tensor, targets: Tensor, *, k: int = 5) -> Tensor:
-    """Whether the class `[B]` is among the `k` largest of the outputs `[B, K]`."""
+    """Whether the target class `[B]` is among the `k` largest of the outputs `[B, K]`."""
     return (outputs.topk(k, 1).indices == targets[:, None]).any(1).double()
 
 
 @lower_is_better
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The squared error, its mean over the numbers of an example."""
-    return _apart(outputs, targets).square().flatten(1).mean(1)
+    """The squared error of each example, averaged over the example's numbers."""
+    return _errors(outputs, targets).square().flatten(1).mean(1)
 
 
 @lower_is_better
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The absolute error, its mean over the numbers of an example."""
-    return _apart(outputs, targets).abs().flatten(1).mean(1)
+    """The absolute error of each example, averaged over the example's numbers."""
+    return _errors(outputs, targets).abs().flatten(1).mean(1)
 
 
 @whole_split
 def r2(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The part of the variance that is explained, its mean over the numbers of an example.
+    """The fraction of explained variance, averaged over the numbers of an example.
 
-    One less the squared errors over the squared distances from the mean of the split.
+    It is 1 - (sum of squared errors) / (sum of squared distances from the mean of the split).
     """
-    errors = _apart(outputs, targets).square().flatten(1).sum(0)
+    errors = _errors(outputs, targets).square().flatten(1).sum(0)
     targets = targets.double()
     return (1 - errors / (targets - targets.mean(0)).square().flatten(1).sum(0)).mean()
 
@@ -79,7 +79,10 @@ def r2(outputs: Tensor, targets: Tensor) -> Tensor:
 def token_accuracy(
     outputs: Tensor, targets: Tensor, *, ignore: int = -100
 ) -> tuple[Tensor, Tensor]:
-    """How many tokens `[B, T]` have the largest of their outputs `[B, T, K]`, and of how many."""
+    """The number of tokens that are predicted correctly, and the number of all tokens.
+
+    Outputs are `[B, T, K]`, targets `[B, T]`. Targets equal to `ignore` do not count.
+    """
     counts = targets != ignore
     return ((outputs.argmax(-1) == targets) & counts).sum(), counts.sum()
 
@@ -88,7 +91,7 @@ def token_accuracy(
 def bits_per_token(
     outputs: Tensor, targets: Tensor, *, ignore: int = -100
 ) -> tuple[Tensor, Tensor]:
-    """The cross entropy of a token, to the base 2."""
+    """The cross entropy of a token to the base 2: its sum, and the number of tokens."""
     total, count = token_cross_entropy(outputs, targets, ignore=ignore)
     return total / math.log(2), count
 
@@ -96,35 +99,38 @@ def bits_per_token(
 @lower_is_better
 @then(lambda mean: mean.exp())
 def perplexity(outputs: Tensor, targets: Tensor, *, ignore: int = -100) -> tuple[Tensor, Tensor]:
-    """e to the mean cross entropy of a token."""
+    """The perplexity: e to the power of the mean cross entropy of a token."""
     return token_cross_entropy(outputs, targets, ignore=ignore)
 
 
 def exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether all labels `[B, K]` of an example are right: an output above 0 is a label."""
+    """Whether all labels `[B, K]` of an example are right; an output above 0 predicts a label."""
     return _right(outputs, targets).all(1).double()
 
 
 def hamming_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The part of an example's labels `[B, K]` that are right: an output above 0 is a label."""
+    """The fraction of an example's labels `[B, K]` that are right; output > 0 predicts a label."""
     return _right(outputs, targets).double().mean(1)
 
 
 def f1(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Twice the labels `[B, K]` that were found, over those there are plus those that were said.
+    """The F1 score over all labels `[B, K]` together (micro); output > 0 predicts a label.
 
-    Over all labels together (micro); an output above 0 says a label.
+    It is 2 * (true positives) / (predicted labels + target labels), as a pair (sum, count).
     """
-    said, there = outputs > 0, targets > 0.5
-    return 2 * (said & there).sum(), said.sum() + there.sum()
+    predicted, actual = outputs > 0, targets > 0.5
+    return 2 * (predicted & actual).sum(), predicted.sum() + actual.sum()
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:
     return ((outputs > 0) == (targets > 0.5)).flatten(1)
 
 
-def _apart(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The errors; shapes that would be broadcast are a mistake, and give [B, B] numbers."""
+def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs minus targets, in float64.
+
+    Raises: ValueError: the shapes differ. Broadcasting [B, 1] and [B] would give [B, B] numbers.
+    """
     if outputs.shape != targets.shape:
         raise ValueError(
             f"outputs are {list(outputs.shape)} and targets {list(targets.shape)}; they must agree"

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of the batches that a body computes, and of none before."""
+"""`measured_anew`: batch-norm statistics of only those batches that a body computes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from lt_sweeps.sparsity.sparsifiers.sparsifier import per_replicate
 def measured_anew(
     buffers: Mapping[str, Tensor], norms: Mapping[str, float | None], batches: int
 ) -> Iterator[None]:
-    """Forget the running statistics of `norms`, by name with their momentum, before the body.
+    """Reset the running statistics of `norms` (name -> momentum), and correct them after the body.
 
-    Those of momentum m start from 0, and after n batches the weights of these add up to
-    1 - (1 - m)^n, which they are divided by; n is what a batch norm counts, and `batches` for an
-    instance norm, which counts nothing. Those without momentum are a mean over the batches that are
-    counted. `buffers` are `[R, *shape]` by name. In training mode no output depends on them.
+    Running statistics with momentum m start from 0. After n batches, the weights of these batches
+    add up to 1 - (1 - m)^n, so the statistics are divided by this number. A batch norm counts n
+    itself; an instance norm does not, so n is `batches` for it. Statistics without a momentum
+    (None) are already the mean over the counted batches. `buffers` are `[R, *shape]` by name. In
+    training mode no output depends on the running statistics, so the reset does not affect the
+    body's outputs.
     """
     for name in norms:
         for leaf in ("running_mean", "running_var", "num_batches_tracked"):
@@ -29,7 +31,7 @@ def measured_anew(
         if momentum is None:
             continue
         counted = buffers[f"{name}.num_batches_tracked"]
-        seen = counted.where(counted > 0, batches).double()  # a norm that is not used stays 0
+        seen = counted.where(counted > 0, batches).double()  # statistics of unused norms stay 0
         weights = 1 - (1 - momentum) ** seen
         for leaf in ("running_mean", "running_var"):
             buffer = buffers[f"{name}.{leaf}"]

@@ -1,10 +1,10 @@
-"""`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, by torch's fused kernels.
+"""`Optimizer`: SGD, Adam and AdamW on one flat parameter `[R, P]`, with torch's fused kernels.
 
-`optimizer_of` is the door: it gives a recipe's optimizer, these or any other (`OwnOptimizer`).
+The door is `optimizer_of`: it makes a recipe's optimizer, one of these or another (`OwnOptimizer`).
 
-Each row has its own count of steps. So it does not depend on the other rows, and can be saved,
-restored and stacked with others without any rounding. Where all counts are equal, torch gets the
-rows as one tensor, else a tensor for each row; the numbers are the same.
+Each row has its own step count. So a row does not depend on the other rows, and can be saved,
+restored and stacked with others without any rounding. If all counts are equal, torch gets all rows
+as one tensor, otherwise one tensor per row; the results are the same.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lt_sweeps.training.stack import BufferLayout
 
 
 class Optimizer:
-    """Update `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
+    """Updates `weights` `[R, P]` in place from `grads` `[R, P]`; both must keep their addresses.
 
     `momentum` and `nesterov` are for sgd, `betas` and `eps` for adam and adamw; a `Recipe` refuses
-    what its optimizer would ignore. Weight decay is added to the gradient, except for adamw, where
-    it is decoupled. At the start the moments and the step counts are zero.
+    options that its optimizer would ignore. Weight decay is added to the gradient, except for
+    adamw, where it is decoupled. At the start the moments and the step counts are zero.
     """
 
     fused = True
-    rest: ClassVar[Mapping[str, Tensor]] = {}  # nothing beside its moments
+    rest: ClassVar[Mapping[str, Tensor]] = {}  # it has no state besides moments and step counts
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Optimizer:
         eps: float = 1e-8,
     ) -> None:
         self.optimizer = optimizer
-        # What torch's functions of an update are given beside tensors and the learning rate.
+        # The arguments of torch's update functions besides the tensors and the learning rate.
         self.options: dict[str, Any] = (
             {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0}
             if optimizer == "sgd"
@@ -62,20 +62,21 @@ class Optimizer:
         self._arrange(together=True)  # all counts are 0
 
     def ready(self) -> None:
-        """Settle whether all rows are one tensor, after the counts of steps have changed."""
+        """Decide whether all rows are updated as one tensor, after step counts may have changed."""
         self._arrange(together=bool((self.steps == self.steps[0]).all()))
 
     def _arrange(self, *, together: bool) -> None:
-        # On a GPU a kernel for R rows would be started in parts, and the last one fills few cores.
+        # One tensor is faster: on a GPU torch starts the kernel for R tensors in several parts, and
+        # the last part occupies few cores.
         self._together = together
         self._rows = [[t.view(-1)] if together else list(t) for t in self._flats]
         self._counts = [self.steps[0]] if together else list(self.steps)
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
-        """One update at learning rate `lr`.
+        """Take one step with learning rate `lr`.
 
-        In a CUDA graph `lr` is a tensor on the device, which every replay reads anew.
+        In a CUDA graph `lr` is a tensor on the device, which every replay reads again.
         """
         weights, grads, *moments = self._rows
         if self.optimizer == "sgd":
@@ -90,13 +91,13 @@ class Optimizer:
                 self.steps[1:].copy_(self.steps[0])
 
     def mask_(self, mask: Tensor) -> None:
-        """Multiply the moments by the float `mask` `[R, P]`: a pruned weight has no momentum."""
+        """Multiply the moments by the float `mask` `[R, P]`, so pruned weights have no momentum."""
         for moment in self.moments.values():
             moment.mul_(mask)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The moments `[R, P]` and the counts of steps `[R]` themselves."""
+        """The moments `[R, P]` and the step counts `[R]`; not copies."""
         return {**self.moments, "step": self.steps}
 
 
@@ -108,7 +109,7 @@ def optimizer_of(
     *,
     weight_decay: float | None = None,
 ) -> Optimizer | OwnOptimizer:
-    """The recipe's optimizer, with another weight decay where one is given."""
+    """Make the recipe's optimizer; `weight_decay` replaces the recipe's weight decay if given."""
     if isinstance(recipe.optimizer, Call):
         return OwnOptimizer(
             recipe.optimizer, weights, grads, layout, lr=recipe.lr, weight_decay=weight_decay

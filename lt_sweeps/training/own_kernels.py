@@ -1,4 +1,4 @@
-"""Whether our kernels, which are written in Triton, run on a device."""
+"""`run_on`: whether our Triton kernels can run on a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger("lt_sweeps")
 
 
 def run_on(weights: Tensor) -> bool:
-    """Whether these weights can be trained by our kernels; if not, torch's own are taken."""
+    """Whether our kernels can train these weights; otherwise torch's own kernels are used."""
     if not (weights.is_cuda and weights.dtype == torch.float32 and torch.cuda.is_available()):
         return False
     # Triton starts its kernels on the current device.
@@ -21,9 +21,9 @@ def run_on(weights: Tensor) -> bool:
 
 @functools.cache
 def _tried(device: str) -> bool:
-    """Run a small kernel: Triton needs a C compiler and a folder to write to, which may be absent.
+    """Whether a small kernel runs: Triton needs a C compiler and a writable folder.
 
-    Such a machine trains more slowly, and equal up to rounding.
+    A machine without them trains more slowly, with results that are equal up to rounding.
     """
     try:
         from lt_sweeps.training.backends.chain_kernels import bias_relu_
@@ -32,7 +32,7 @@ def _tried(device: str) -> bool:
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         raise  # a smaller stack may fit
-    except Exception as error:  # whatever its compiler raises
+    except Exception as error:  # Triton's compiler may raise anything
         line = str(error).strip().partition("\n")[0]
         _log.warning("plain kernels train: Triton fails here: %s: %s", type(error).__name__, line)
         return False

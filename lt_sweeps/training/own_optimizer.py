@@ -1,9 +1,9 @@
-"""`OwnOptimizer`: any `torch.optim` optimizer on a stack, an object for each replicate.
+"""`OwnOptimizer`: train a stack with any `torch.optim` optimizer, one object for each replicate.
 
-What an optimizer keeps (moments, counts, norms) is only known to itself, and it may look at a
-whole tensor or at all of them, as LAMB and Muon do. So each replicate has an optimizer of its own
-on views of its row, and a replicate in a stack equals the same seed alone. Its state lies in
-tensors `[R, ...]` of ours, which a checkpoint saves and a mask reaches.
+The state of an arbitrary optimizer (moments, counts, norms) is not known beforehand, and an update
+may depend on a whole tensor or on all tensors, as in LAMB and Muon. So each replicate has its own
+optimizer on views of its row, and a replicate in a stack equals the same seed alone. The state is
+kept in stacked tensors `[R, ...]`, so that checkpoints can save it and masks can be applied to it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from lt_sweeps.training.stack import BufferLayout
 
 
 class OwnOptimizer:
-    """Update `weights` `[R, P]` in place from `grads` `[R, P]`; both must stay where they are.
+    """Updates `weights` `[R, P]` in place from `grads` `[R, P]`; both must keep their addresses.
 
-    `moments` hold, as `[R, P]`, what the optimizer keeps of a weight's own shape and type. `rest`
-    holds all else as `[R, ...]`: numbers, rows and columns of a matrix, and what is kept for a
-    whole group of parameters. `steps` counts the steps of each replicate: at 0 it is new.
+    `moments` `[R, P]` hold the state tensors that have the shape and type of their parameter.
+    `rest` `[R, ...]` holds all other state: numbers, rows and columns of a matrix, and numbers of a
+    group of parameters. `steps` counts the steps of each replicate; a replicate with 0 has no
+    state.
     """
 
-    fused = False  # its moments may move a pruned weight, and no graph can capture it
+    fused = False  # its state may move a pruned weight, and its steps cannot be captured
 
     def __init__(
         self,
@@ -46,14 +47,14 @@ class OwnOptimizer:
         self._grads = [
             [view[row] for view in layout.views(grads).values()] for row in range(len(weights))
         ]
-        tried = [parameter.clone() for parameter in self._parameters[0]]
-        first = try_step(call, tried, lr, weight_decay=weight_decay)
+        copies = [parameter.clone() for parameter in self._parameters[0]]
+        first = try_step(call, copies, lr, weight_decay=weight_decay)
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
         self.moments: dict[str, Tensor] = {}
         self.rest: dict[str, Tensor] = {}
         self._kept: dict[tuple[str, int], Tensor] = {}  # `[R, ...]`, by key and parameter
-        self._types: dict[str, type] = {}  # of numbers that are no tensors
-        for number, parameter in enumerate(tried):
+        self._types: dict[str, type] = {}  # the types of state that is a number and not a tensor
+        for number, parameter in enumerate(copies):
             for key, value in _state(first, parameter).items():
                 self._kept[key, number] = self._place(key, number, value, weights, layout)
         for key, value in _group_numbers(first).items():
@@ -61,12 +62,12 @@ class OwnOptimizer:
         self.ready()
 
     def ready(self) -> None:
-        """Make the optimizers anew, with the state that the tensors hold."""
+        """Make new optimizers, with the state that the stacked tensors hold."""
         self._optimizers = [
             make_optimizer(self._call, parameters, self._lr, weight_decay=self._decay)
             for parameters in self._parameters
         ]
-        # A group's rate stays the same multiple of the recipe's.
+        # A group's learning rate stays the same multiple of the recipe's learning rate.
         groups = self._optimizers[0].param_groups
         self._factors = [float(group["lr"]) / self._lr for group in groups]
         for row, count in enumerate(self.steps.tolist()):
@@ -77,7 +78,7 @@ class OwnOptimizer:
 
     @torch.no_grad()
     def step(self, lr: float | Tensor) -> None:
-        """One update at learning rate `lr`."""
+        """Take one step with learning rate `lr`."""
         rate = float(lr)
         for row, optimizer in enumerate(self._optimizers):
             for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
@@ -87,22 +88,22 @@ class OwnOptimizer:
         self.steps.add_(1)
 
     def mask_(self, mask: Tensor) -> None:
-        """Set the moments to 0 where the float `mask` `[R, P]` is: a pruned weight has none."""
+        """Set the moments to 0 where the float `mask` `[R, P]` is 0, for pruned weights."""
         for moment in self.moments.values():
             moment.masked_fill_(mask == 0, 0)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that it keeps, `[R, ...]`, and the counts of steps `[R]`."""
+        """The whole state `[R, ...]`, and the step counts `[R]`."""
         return {**self.moments, **self.rest, "step": self.steps}
 
     def _place(
         self, key: str, number: int, value: Any, weights: Tensor, layout: BufferLayout
     ) -> Tensor:
-        """Where a parameter's state lies, `[R, ...]`."""
+        """Make the stacked tensor `[R, ...]` that holds one value of a parameter's state."""
         name = self._names[number]
         shape = layout[name][1]
-        # The count of steps of a parameter that is one number has that number's shape.
+        # `step` is not a moment, even if a parameter of a single number has the same shape.
         alike = isinstance(value, Tensor) and value.shape == shape and value.dtype == weights.dtype
         if alike and key != "step":
             flat = self.moments.setdefault(key, torch.zeros_like(weights))
@@ -118,7 +119,7 @@ class OwnOptimizer:
         return torch.zeros(rows, dtype=torch.float64, device=weights.device)
 
     def _bind(self, row: int) -> None:
-        """Take what a step has kept into the tensors, and let the optimizer go on in them."""
+        """Copy the state after a step into the stacked tensors, and let the optimizer use those."""
         optimizer = self._optimizers[row]
         for number, parameter in enumerate(self._parameters[row]):
             for key, value in _state(optimizer, parameter).items():
@@ -127,12 +128,12 @@ class OwnOptimizer:
                         f"recipe.optimizer: `{self._call.target}` keeps `{key}` only from a later "
                         "step on; it must keep from its first step what it keeps at all"
                     )
-                place = self._kept[key, number][row]
+                stacked = self._kept[key, number][row]
                 if not isinstance(value, Tensor):
-                    place.fill_(value)
-                elif value.data_ptr() != place.data_ptr():
-                    place.copy_(value)
-                    optimizer.state[parameter][key] = place
+                    stacked.fill_(value)
+                elif value.data_ptr() != stacked.data_ptr():
+                    stacked.copy_(value)
+                    optimizer.state[parameter][key] = stacked
         for key, value in _group_numbers(optimizer).items():
             self.rest[key][row] = value
 
@@ -145,18 +146,18 @@ class OwnOptimizer:
         for index, group in enumerate(optimizer.param_groups):
             for name in (n for n in self.rest if n.startswith(f"group {index}/")):
                 kind, kept = self._types.get(name), self.rest[name][row]
-                key = name.partition("/")[2]  # a step may have added it to its group
+                key = name.partition("/")[2]  # a new optimizer's group may not have this key yet
                 group[key] = kept.clone() if kind is None else kind(kept.item())
 
 
 def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """What an optimizer keeps of a parameter: tensors and numbers."""
+    """The state that an optimizer has for a parameter: tensors and numbers."""
     kept = optimizer.state.get(parameter, {})
     return {key: value for key, value in kept.items() if isinstance(value, Tensor | int | float)}
 
 
 def _group_numbers(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | int | float]:
-    """The numbers of its groups, some of which an optimizer may change (Prodigy's `d`)."""
+    """The numbers in an optimizer's groups; an optimizer may change some (Prodigy's `d`)."""
     return {
         f"group {index}/{key}": value
         for index, group in enumerate(optimizer.param_groups)

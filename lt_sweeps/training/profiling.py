@@ -1,7 +1,7 @@
-"""`Profile`: where the time of a pack goes, and a trace of some of its steps.
+"""`Profile`: measure the time of each part of a pack, and trace some of its steps.
 
-It is attached to a training loop from outside: it replaces methods of the loop's parts by timed
-ones. Without it a training runs no line of this module.
+A profile is attached to a training loop from outside: it replaces methods of the loop's parts by
+timed ones. A training without a profile runs no code of this module.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.pack_profile import PARTS, PackProfile
 from lt_sweeps.training.training_loop import TrainingLoop
 
-_TRACED = range(10, 20)  # steps of a training: the first ones warm up
-_WHOLE = ("evaluation", "storage")  # what is computed for them counts as theirs
+_TRACED = range(10, 20)  # steps of a training; the first ones are warm-up
+_WHOLE = ("evaluation", "storage")  # parts that include the time of parts called within them
 
 
 class Profile:
-    """The seconds of each part of a pack, which add up to all of its time.
+    """The seconds of each part of a pack; they add up to the pack's total time.
 
-    On a GPU they are those between events in its stream, so that nothing waits for it. The parts of
-    a step that is replayed as a graph cannot be told apart: they count as the step's rest.
+    On a GPU they are measured between events in its stream, so that the host need not wait for it.
+    The parts of a step that is replayed as a graph cannot be separated: they all count as `rest`.
 
     Args:
-        trace: where to write a trace of some steps, for chrome://tracing; None for no trace.
+        trace: the file for a trace of some steps, for chrome://tracing; None for no trace.
     """
 
     def __init__(self, trace: Path | None = None) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.steps, self.trace = 0, trace
-        self._parts = ["start-up"]  # the innermost last
+        self._parts = ["start-up"]  # the parts that are running, the innermost last
         self._since = time.perf_counter()
         self._cuda = False
         self._events: deque[tuple[str, torch.cuda.Event]] = deque()
@@ -47,11 +47,12 @@ class Profile:
         self._tracer: profile | None = None
 
     def attach(self, loop: TrainingLoop) -> None:
-        """Time the parts of a loop, which has not begun."""
+        """Time the parts of a loop that has not started yet."""
         self._turn()
         self._parts[0], self._cuda = "start-up", loop.device.type == "cuda"
         backend = loop.stack._backend
-        # The backend of plain layers computes its gradients by hand: what is not its forward pass.
+        # The `chain` backend computes gradients by hand, within `loss`. So the part of its `loss`
+        # outside of `_forward` counts as backward.
         by_hand = hasattr(backend, "_forward")
         timed: list[tuple[str, object, tuple[str, ...]]] = [
             ("data", loop.batches, ("index", "take")),
@@ -76,18 +77,18 @@ class Profile:
                 run(until)
             self._end_trace()
             self._turn()
-            self._parts[0] = "storage"  # the records
+            self._parts[0] = "storage"  # after the training, records are written
 
         loop.run = profiled  # type: ignore[method-assign]
 
     def write(self, path: Path, *, stack_size: int, device: str) -> None:
-        """Write what was measured so far."""
+        """Write the times measured so far to a file."""
         self._turn()
         if self._cuda:
             torch.cuda.synchronize()
             self._read_events()
-        about = PackProfile(self.seconds, self.steps, stack_size, device)
-        write_whole(path, json.dumps(vars(about)).encode())
+        result = PackProfile(self.seconds, self.steps, stack_size, device)
+        write_whole(path, json.dumps(vars(result)).encode())
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -122,7 +123,7 @@ class Profile:
 
     @contextmanager
     def _backward(self) -> Iterator[None]:
-        """Within this context the gradients that torch computes count as the backward pass."""
+        """Within this context, the time in `torch.autograd.grad` counts as `backward`."""
         grad = torch.autograd.grad
         torch.autograd.grad = self._timed("backward", grad)  # type: ignore[assignment]
         try:
@@ -143,7 +144,7 @@ class Profile:
             self._parts.pop()
 
     def _turn(self) -> None:
-        """Count the time since the last turn for the part that had it."""
+        """Add the time since the last turn to the part that is running."""
         if not self._cuda:
             now = time.perf_counter()
             self.seconds[self._parts[-1]] += now - self._since
@@ -155,7 +156,7 @@ class Profile:
             self._read_events()
 
     def _read_events(self) -> None:
-        """Count what the GPU has passed; an event that it has not reached is read later."""
+        """Add the times between events that the GPU has reached; the others are read later."""
         while self._events and self._events[0][1].query():
             part, event = self._events.popleft()
             if self._last is not None:
@@ -165,5 +166,6 @@ class Profile:
 
 def _tracer(*, cuda: bool) -> profile:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    # There is one cycle alone; without `acc_events` torch 2.11 warns of what several would lose.
+    # There is only one profiling cycle. Without `acc_events`, torch 2.11 warns that events of
+    # several cycles would be lost.
     return profile(activities=activities, record_shapes=True, acc_events=True)

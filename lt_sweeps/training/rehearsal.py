@@ -1,8 +1,8 @@
-"""The rehearsal: the first steps of a training are run twice before they count.
+"""`rehearse`: run the first steps of a training twice before they count, and check the model.
 
-A result must depend on its seed alone, and a prediction on its own example alone. A user's model,
-augmentation, optimizer or sparsifier that breaks this trains as well as any other, and no number
-shows it.
+A result must depend only on its seed, and a prediction only on its own example. A user-defined
+model, augmentation, optimizer or sparsifier that violates this trains like any other, and the
+results do not show it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _IMAGES = 8
 
 
 def rehearse(loop: TrainingLoop) -> None:
-    """Check a training that has just been started, and leave it as it was.
+    """Check a training that has just been started, and restore its state.
 
-    Later trainings of a network are not checked, unless a sparsifier acts in them: they run the
-    code that its first one has run.
+    Later trainings of a network run the same code as its first one. So they are checked only if
+    their sparsifier is not the fixed mask, and then only their first steps are.
 
     Raises:
-        ValueError: its first steps are no function of the seed, a prunable weight gets no
-            gradient or would not act as 0 when pruned, or an evaluation depends on which images are
-            evaluated together.
+        ValueError: the first steps do not depend only on the seed, a prunable weight gets no
+            gradient or would not act as 0 when pruned, the model counts its calls or is different
+            when built again, or an evaluation depends on which images are evaluated together.
     """
     stage = loop.stage
     first = stage.depth == 1
@@ -44,25 +44,25 @@ def rehearse(loop: TrainingLoop) -> None:
         return
     tensors = _tensors(loop)
     before = _copies(tensors)
-    # A GPU may add in another order, and Adam makes a whole step of a gradient that is nearly 0; so
-    # there only the losses are compared, and only these are copied: two more copies of a training
-    # might not fit into a memory that it fits into.
+    # A GPU may add in another order, and Adam takes a full step even if a gradient is nearly 0. So
+    # on a GPU only the losses are compared. Only they are copied, because two more copies of the
+    # training's state might not fit into memory.
     names = [*tensors] if loop.device.type == "cpu" else [_LOSS]
     ends = []
     for number in (1, 2):
         with global_draws(number):
             _train(loop, before)
         ends.append(_copies({name: tensors[name] for name in names}))
-    if other := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
+    if changed := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
         raise ValueError(
             f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
-            f"values of {other[0]} when they are run again; its forward pass, or what acts in its "
-            "training, draws random numbers that do not come from the seed, or counts its calls"
+            f"values of {changed[0]} when they are run again; its forward pass, or what acts in "
+            "its training, draws random numbers that do not come from the seed, or counts its calls"
         )
     if first:
         inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
         module = _built(loop, 1)
-        pair = torch.cat([inputs, inputs])[:2]  # a batch norm takes no fewer
+        pair = torch.cat([inputs, inputs])[:2]  # a batch norm needs at least two examples
         _check_gradients(loop, module, inputs, targets)
         _check_built_again(loop, module, pair)
         _check_calls(loop, module, pair)
@@ -70,7 +70,7 @@ def rehearse(loop: TrainingLoop) -> None:
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
     if loop.device.type == "cuda":
-        give_back_memory()  # a graph takes its memory from a pool of its own
+        give_back_memory()  # a graph cannot use cached memory: it has a memory pool of its own
 
 
 def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
@@ -81,7 +81,7 @@ def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
 
 
 def _tensors(loop: TrainingLoop) -> dict[str, Tensor]:
-    """Every tensor that a step changes, by name."""
+    """All tensors that a step changes, by name."""
     return {
         _LOSS: loop.history.train_loss,
         "the stack": loop.stack.weights,
@@ -101,7 +101,7 @@ def _put_back(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
 
 
 def _differ(loop: TrainingLoop, first: Tensor, second: Tensor) -> bool:
-    """Whether a tensor is another one after the second time; a CPU repeats every bit."""
+    """Whether a tensor differs between the two runs: on a CPU in any bit, otherwise by rounding."""
     if loop.device.type == "cpu":
         return not torch.equal(first.nan_to_num(), second.nan_to_num())
     rounding = loop.stack.arithmetic.rounding
@@ -109,21 +109,21 @@ def _differ(loop: TrainingLoop, first: Tensor, second: Tensor) -> bool:
 
 
 def _built(loop: TrainingLoop, number: int) -> nn.Module:
-    """The first replicate as a module of its own, built after other draws by each number."""
+    """Build the first replicate as a plain module, with torch's generators seeded by `number`."""
     state = {name: tensor[0].cpu() for name, tensor in loop.stack.state().items()}
     with global_draws(number):
         return loop.stage.network.holding(state)
 
 
 def _called(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Its outputs, with the same draws at every call."""
+    """Outputs of the module, with the same random draws in every call."""
     with torch.no_grad(), global_draws(3):
         return picked(module(inputs))
 
 
 def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that draws what no ticket holds."""
-    outputs, again = (_called(each.eval(), inputs) for each in (module, _built(loop, 2)))
+    """Refuse a model that draws values at its construction that are not in its tickets."""
+    outputs, again = (_called(built.eval(), inputs) for built in (module, _built(loop, 2)))
     if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
             f"model: {loop.stage.network.net} is another network when it is built again with the "
@@ -133,7 +133,10 @@ def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) ->
 
 
 def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that computes with a count of its calls, or writes to its weights."""
+    """Refuse a model that computes with a count of its calls, or writes to its weights.
+
+    Only whole-number attributes are examined, and one pruned weight of each layer.
+    """
     network, numbers = loop.stage.network, []
     pruned = _pruned(loop, module)
     for _ in range(2):
@@ -154,11 +157,13 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
 
 
 def _pruned(loop: TrainingLoop, module: nn.Module) -> dict[str, Tensor]:
-    """The first weight of each layer, by the layer's name, set to 0 in the module.
+    """Set the first weight of each layer to 0, and return views of these weights by layer name.
 
-    One of each layer, because a layer of many zeros may have no inverse, and need one.
+    Only one weight per layer, because a model may invert a layer's matrix, and with many zeros it
+    may be singular.
     """
-    # By an index, because `flatten` copies a weight that does not lie row by row (channels_last).
+    # Selected by an index, because `flatten` copies a weight in another memory layout
+    # (channels_last).
     pruned = {
         layer.name: module.get_parameter(layer.name).detach()[(0,) * len(layer.shape)]
         for layer in loop.stage.network.layers
@@ -169,7 +174,7 @@ def _pruned(loop: TrainingLoop, module: nn.Module) -> dict[str, Tensor]:
 
 
 class _Weights(TorchFunctionMode):
-    """Notes the weights that convolutions and linear layers compute with."""
+    """A context that records the weights that convolutions and linear layers compute with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,14 +183,14 @@ class _Weights(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name, given = getattr(func, "__name__", ""), kwargs or {}
+        name, named = getattr(func, "__name__", ""), kwargs or {}
         if name == "linear" or name.startswith("conv"):
-            self.seen.append(given["weight"] if "weight" in given else args[1])
-        return func(*args, **given)
+            self.seen.append(named["weight"] if "weight" in named else args[1])
+        return func(*args, **named)
 
 
 def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a layer in whose place of a pruned weight another number than 0 acts."""
+    """Refuse a model that computes with another number than 0 in the place of a pruned weight."""
     network = loop.stage.network
     _pruned(loop, module)
     with torch.enable_grad(), global_draws(3), _Weights() as used:
@@ -206,29 +211,33 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
 
 
 def _moves_with(number: Tensor, module: nn.Module, name: str) -> bool:
-    """Whether a number comes of a layer, and is not just another of its weights, as if flipped."""
+    """Whether a number is computed from a layer's first weight, or from several of its weights.
+
+    A number that depends on a single other weight only means that the weights were moved, for
+    example flipped.
+    """
     parameter = module.get_parameter(name)
     (grad,) = torch.autograd.grad(number, parameter, retain_graph=True, allow_unused=True)
     return grad is not None and bool(grad.flatten()[0] != 0 or grad.count_nonzero() > 1)
 
 
 def _depends(loop: TrainingLoop, counts: Sequence[str], inputs: Tensor) -> bool:
-    """Whether a call computes with these counts, which may also be kept for a log alone."""
+    """Whether results of a call depend on these counts; a model may also count only for a log."""
     results = []
-    for count in (1, 10**6):  # the second: late, and a multiple of usual intervals
+    for count in (1, 10**6):  # an early count, and a late one that is a multiple of usual intervals
         module = _built(loop, 1).train()
         for name in counts:
             setattr(*owner_of(module, name), count)
         try:
             results.append([_called(module, inputs), *module.state_dict().values()])
-        except Exception:  # whatever the model does with a number that it has never had
+        except Exception:  # the model may raise anything for a count that it never had
             return True
     pairs = zip(*results, strict=True)
     return not all(torch.equal(early.nan_to_num(), late.nan_to_num()) for early, late in pairs)
 
 
 def _whole_numbers(module: nn.Module) -> dict[str, int]:
-    """The whole numbers that are attributes of a module and its parts, by name."""
+    """The int attributes of a module and its submodules, by name."""
     return {
         f"{owner}.{leaf}".lstrip("."): value
         for owner, part in module.named_modules()
@@ -271,7 +280,7 @@ def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
     together, alone = outputs[:, :1].flatten(1), loop.stack.logits(inputs[:1]).flatten(1)
     size = together.abs().amax(1, keepdim=True)
     rounding = loop.stack.arithmetic.rounding
-    # Outputs that are not finite are those of a training that diverges, which its records say.
+    # Outputs that are not finite pass: the training diverges, and its records will show that.
     if bool(((together - alone).abs() > rounding * size + 1e-6).any()):
         raise ValueError(
             f"model: {loop.stage.network.net}: in evaluation mode its output for an image is "

@@ -1,4 +1,4 @@
-"""`Scorer`: a stack in training, scored on the validation set on the way and tested at the end."""
+"""`Scorer`: score a stack on the validation set during its training, and test it at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lt_sweeps.training.mask_action import MaskAction
 
 
 class Scorer:
-    """Computes the stack's weights as an evaluation sees them, and measures them."""
+    """Computes the stack's weights for an evaluation, and evaluates them."""
 
     def __init__(
         self, masking: MaskAction, evaluation: Evaluation, history: TrainingHistory
@@ -24,11 +24,11 @@ class Scorer:
         self.units = masking.units
 
     def validate(self, step: int) -> None:
-        """Validate, unless a checkpoint taken at this very step has the scores already."""
+        """Evaluate on the validation set, unless the restored history has this step already."""
         if self.history.step >= step:
             return
         self.masking.deploy([step] * len(self.units), self.keys("validate", step))
-        # What the host has to know comes in one transfer, because each one waits for the device.
+        # The host gets all numbers in one transfer, because it waits for the device in each one.
         totals, losses = self._evaluation.totals("val"), self.history.mean_train_loss(step)
         *scores, moved, losses = torch.cat(
             [totals, self.masking.moved()[None], losses[None].double()]
@@ -38,7 +38,7 @@ class Scorer:
         self.history.add(step, self._evaluation.scores(scores), losses)
 
     def results(self, step: int) -> list[dict[str, Any]]:
-        """Each replicate's results at its best evaluation and at the end, which is `step`."""
+        """Each replicate's results at its best evaluation and at the end (`step`)."""
         self.validate(step)
         best = end = self._tested(step, [step] * len(self.units))
         hard = self._hard_scores(step)
@@ -57,15 +57,15 @@ class Scorer:
         ]
 
     def keys(self, purpose: str, *index: int) -> list[int]:
-        """The keys by which a learned mask is drawn in an evaluation, one for each replicate."""
+        """The random keys of a learned mask's draws in an evaluation, one for each replicate."""
         if not self.units[0].stage.sparsifier.learns:
             return []
         return [draw(unit.seed.role("noise"), purpose, *index) for unit in self.units]
 
     def _tested(self, step: int, at: Sequence[int]) -> list[Score]:
-        """On the test set, with each replicate's temperature of the step that it is `at`.
+        """Each replicate's scores on the test set, with the temperature of its step in `at`.
 
-        The mean over as many networks as the sparsifier draws for a test.
+        If the sparsifier draws several networks for a test, their mean scores.
         """
         scores = []
         for sample in range(self.masking.samples):
@@ -74,7 +74,10 @@ class Scorer:
         return mean_scores(scores)
 
     def _hard_scores(self, step: int) -> list[dict[str, Score]]:
-        """Scores under the hard mask, `hard_SPLIT`, where the mask is learned and may be soft."""
+        """Each replicate's scores under the hard mask, as `hard_val` and `hard_test`.
+
+        Empty unless the mask is learned.
+        """
         if not self.units[0].stage.sparsifier.learns:
             return [{} for _ in self.units]
         self.masking.deploy([step] * len(self.units), self.keys("test", step), hard=True)
@@ -87,8 +90,9 @@ class Scorer:
     def _metrics(
         self, r: int, tested: Mapping[str, Score], hard: Mapping[str, Score]
     ) -> dict[str, Any]:
-        """The metrics beside accuracy, and which of a task's is the main one; of a classification
-        with accuracy alone nothing.
+        """One replicate's metrics besides accuracy, with the name of the task's main metric.
+
+        Empty for a classification with accuracy as its only metric.
         """
         kind = self.units[0].stage.training.task.kind
         if kind.is_default:

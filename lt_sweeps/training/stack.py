@@ -1,9 +1,9 @@
 """`Stack`: R replicates of one model in one flat buffer.
 
-Everything that a training changes is `[R, P]`, one row for each replicate, so the optimizer, the
-mask, a rewind and a checkpoint are one operation for any R. A backend computes the forward and
-backward passes (`lt_sweeps.training.backends.backend`): another one is another speed, and equal up
-to rounding.
+All weights are in one tensor `[R, P]`, one row for each replicate, so that an optimizer step,
+masking, a rewind and a checkpoint are one operation for any R. A backend computes the forward and
+backward passes (`lt_sweeps.training.backends.backend`). Backends differ in speed; their results are
+equal up to rounding.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from lt_sweeps.training.backends.stack_views import StackViews
 from lt_sweeps.training.task_loss import TaskLoss
 
 _log = logging.getLogger("lt_sweeps")
-# Elements: every tensor begins on a vector boundary, also after a bias of ten elements.
+# In elements. Every tensor begins at a vector boundary, even after a bias of ten elements.
 _ALIGN = 64
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
-_KEPT = 2**28  # bytes: a larger tensor is a data set
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
+_KEPT = 2**28  # bytes; larger tensors are data sets, whose memory may go back to the system
 
 
 @dataclass(frozen=True)
 class BufferLayout:
-    """Where each parameter lies in a row of the flat buffer: name -> (offset, shape)."""
+    """The place of each parameter in a row of the flat buffer: name -> (offset, shape)."""
 
     slots: Mapping[str, tuple[int, tuple[int, ...]]]
     size: int
 
     @classmethod
     def of(cls, module: nn.Module) -> BufferLayout:
-        """The parameters of `module` in their own order."""
+        """The layout of the parameters of `module`, in the module's order."""
         return cls.of_shapes({name: tuple(p.shape) for name, p in module.named_parameters()})
 
     @classmethod
     def of_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> BufferLayout:
-        """Tensors one after another, each padded to 64 elements."""
+        """The layout of tensors one after another, each padded to a multiple of 64 elements."""
         slots, offset = {}, 0
         for name, shape in shapes.items():
             slots[name] = (offset, shape)
@@ -73,18 +73,18 @@ class BufferLayout:
 
 
 class Stack:
-    """R replicates of one ordinary `nn.Module`, which may lie on any device, "meta" included.
+    """R replicates of one ordinary `nn.Module`, which may be on any device, including "meta".
 
-    Every row starts as a copy of `module`; from "meta" it is zeros until `load`. A `stochastic`
-    module draws noise in its forward pass (dropout): its `loss` takes seeds and cannot be captured
-    in a CUDA graph. A module that draws noise outside of torch's dropout layers says so by an
-    attribute `stochastic = True`. `task_loss` is what is trained by; without it, the cross entropy
-    of classes. `arithmetic` is the precision of every forward pass; weights, gradients and outputs
-    keep the type of the module's parameters.
+    Every row starts as a copy of `module`; rows of a "meta" module are zeros until `load`. A
+    `stochastic` module draws noise in its forward pass (dropout): its `loss` needs seeds and cannot
+    be captured in a CUDA graph. A module that draws noise outside of torch's dropout layers must
+    set an attribute `stochastic = True`. `task_loss` is the training loss; its default is the cross
+    entropy of classes. `arithmetic` is the precision of every forward pass; weights, gradients and
+    outputs keep the type of the module's parameters.
 
     Raises:
-        ValueError: there is no such backend, it cannot compute this module, or the device does not
-            have the precision.
+        ValueError: the backend's name is unknown, the backend cannot compute this module, or the
+            device does not support the precision.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Stack:
         self._noise_checked = self.stochastic
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Mean loss of each replicate `[R]`, detached; its gradients replace `grads`.
+        """Compute the mean loss of each replicate `[R]`, detached, and write gradients to `grads`.
 
-        Inputs `x` and targets `y` are `[R, B, ...]`. The forward pass is in training mode. A stack
-        that is `stochastic` needs `seeds`, one per replicate, which its noise is a function of;
-        torch's global generators are left as they were.
+        Inputs `x` and targets `y` are `[R, B, ...]`. The forward pass is in training mode. A
+        `stochastic` stack needs `seeds`, one per replicate: its noise is a function of them. The
+        states of torch's global generators do not change.
         """
         if self.stochastic and (seeds is None or len(seeds) != self.replicates):
             raise ValueError(
@@ -151,21 +151,21 @@ class Stack:
 
     @property
     def runs_triton(self) -> bool:
-        """Whether its backend runs kernels of ours."""
+        """Whether the backend runs our Triton kernels."""
         return isinstance(self._backend, FusedChainBackend)
 
     def renew(self) -> None:
-        """Build its modules anew; weights, buffers and gradients stay where they are."""
+        """Rebuild the backend's modules; weights, buffers and gradients keep their addresses."""
         self._backend: Backend = self._make(self.backend)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        """Outputs `[R, B, ...]` in evaluation mode; every replicate sees all `x` `[B, ...]`."""
+        """Outputs `[R, B, ...]` in evaluation mode; every replicate gets all inputs `[B, ...]`."""
         with self.arithmetic.set(self.device):
             return self._computed(lambda backend: backend.logits(x))
 
     def _computed(self, compute: Callable[[Backend], Tensor]) -> Tensor:
-        """What the backend computes, or `loop`, if `auto` took one that refuses the module."""
+        """Compute with the backend; if `auto` chose it and it refuses the module, with `loop`."""
         try:
             return compute(self._backend)
         except NotFolded as error:
@@ -181,7 +181,7 @@ class Stack:
         return self.layout.views(flat)
 
     def flat(self, named: Mapping[str, Tensor], fill: float = 0.0) -> Tensor:
-        """The `[R, P]` buffer of `named`, tensors `[R, *shape]`; the rest of it is `fill`."""
+        """Copy the `named` tensors `[R, *shape]` into a new buffer `[R, P]` filled with `fill`."""
         flat = torch.full_like(self.weights, fill)
         views = self.views(flat)
         if unknown := sorted(set(named) - set(views)):
@@ -193,7 +193,7 @@ class Stack:
         return flat
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set weights and buffers, in place, from `[R, *shape]` tensors by `state_dict` name."""
+        """Set weights and buffers in place from tensors `[R, *shape]` by `state_dict` name."""
         tensors = self._named
         if set(state) != set(tensors):
             missing, unknown = sorted(set(tensors) - set(state)), sorted(set(state) - set(tensors))
@@ -208,7 +208,7 @@ class Stack:
             tensor.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of weights and buffers, `[R, *shape]` by `state_dict` name."""
+        """Copies of weights and buffers `[R, *shape]`, by `state_dict` name."""
         return {
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in self._named.items()
@@ -221,16 +221,16 @@ class Stack:
                 tensor.copy_(state[name])
 
 
-@functools.cache  # once in a process, and not for every stack
+@functools.cache  # warn once per process, not for every stack
 def _warn(reason: str) -> None:
     _log.warning("`auto` takes `loop`: %s", reason)
 
 
 @contextmanager
 def _without_noise(device: torch.device) -> Iterator[None]:
-    """Refuse a body that draws from one of torch's global generators, the device's or the CPU's.
+    """Refuse a body that draws from torch's global generators of the CPU or the device.
 
-    Such noise would depend on what else the process has drawn, and not on a replicate's seed.
+    Such noise would depend on other draws of the process instead of the replicate's seed.
     """
 
     def states() -> list[Tensor]:
@@ -247,13 +247,14 @@ def _without_noise(device: torch.device) -> Iterator[None]:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Let the process keep the memory that it frees, for the same tensors of the next step.
+    """Let the process keep freed memory, so that the next step can use it for its tensors.
 
-    Glibc gives tensors of megabytes back to the system at once, which then clears their pages anew:
-    13,000 page faults in a step of Conv-4, a tenth of its time, and 20,000 in one of ResNet-20.
+    By default glibc returns the memory of large tensors (megabytes) to the system at once. The
+    system then has to clear the pages again: 13,000 page faults in a step of Conv-4, a tenth of its
+    time, and 20,000 in a step of ResNet-20.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # as in glibc alone
+    if mallopt is not None:  # only glibc has it
         mallopt(_MMAP_THRESHOLD, _KEPT)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -1,4 +1,4 @@
-"""`TaskLoss`: the loss of one replicate, for any task, and what a metric says of it."""
+"""`TaskLoss`: the loss of one replicate for any task; `measured`: the value of a metric."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.users_mistakes import told_by
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, Metric, TaskKind, measure_of
 
-# They broadcast a target [B] against an output [B, 1] to B times B errors, with a warning at most.
+# Elementwise losses of torch. They broadcast targets [B] and outputs [B, 1] to [B, B] errors, with
+# no more than a warning.
 _BY_PLACE = (
     *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.huber_loss, F.kl_div),
     *(F.l1_loss, F.mse_loss, F.multilabel_soft_margin_loss, F.poisson_nll_loss),
@@ -27,9 +28,9 @@ _IGNORED = -100  # the class that torch's cross entropy leaves out of its mean
 
 
 class TaskLoss:
-    """The loss of a kind of task, to train by (`mean`) and to add up over a split (`total`).
+    """The loss of a kind of task, for training (`mean`) and for sums over a split (`total`).
 
-    By default it is the cross entropy of classes, whose labels a training can smooth.
+    The default is the cross entropy of classes. Label smoothing affects only the training.
     """
 
     def __init__(self, kind: TaskKind = CLASSIFICATION, smoothing: float = 0.0) -> None:
@@ -40,7 +41,7 @@ class TaskLoss:
         self._by_place = _is_by_place(kind.loss)
 
     def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean over the batch of one replicate, which is differentiated."""
+        """The mean over one replicate's batch, for gradients."""
         if self.kind.has_cross_entropy:
             return cross_entropy(outputs, targets, label_smoothing=self.smoothing)
         value = self._value(outputs, targets)
@@ -50,7 +51,7 @@ class TaskLoss:
         return total / count
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over a batch and what it is divided by: `[2]`, float64; nothing is smoothed."""
+        """The sum over a batch and the count to divide it by: `[2]`, float64; without smoothing."""
         if self.kind.has_cross_entropy:
             values = cross_entropy(outputs, targets, reduction="none")
             if targets.is_floating_point():  # a probability for each class
@@ -67,14 +68,14 @@ class TaskLoss:
 
 
 def measured(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The sum and the count of a metric on a batch, or its value on a whole split: `[2]`."""
+    """The sum and the count `[2]` of a metric on a batch, or on a whole split."""
     return in_double(_measure(metric, outputs, targets), targets)
 
 
 def is_one_number(metric: Metric, outputs: Tensor, targets: Tensor) -> bool:
-    """Whether a metric is one number of all that it is given, such as a root or a correlation.
+    """Whether a metric returns a single number for all examples, such as a root or a correlation.
 
-    The mean of such numbers of the batches of a split is another than that of the split.
+    The mean of such numbers over batches differs from the number for the whole split.
     """
     value = _measure(metric, outputs, targets)
     return isinstance(value, Tensor) and not value.ndim
@@ -88,7 +89,7 @@ def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
         value = measure_of(metric.call)(*_own_copies(metric.call, outputs, targets))
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # it is the user's, or was given what it does not take
+    except Exception as error:  # the function is user-defined, or does not accept these arguments
         hint = "; `whole_split` of `lt_sweeps.training.metrics` marks one that needs a whole split"
         raise ValueError(
             f"{where} of outputs {list(outputs.shape)} and targets {list(targets.shape)} failed: "
@@ -101,22 +102,23 @@ def _measure(metric: Metric, outputs: Tensor, targets: Tensor) -> Any:
 
 
 def _own_copies(call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Copies for a user's function: in an evaluation other metrics read the same outputs, and the
-    targets are those of the data set itself, which a change in place would spoil.
+    """Copy the tensors for a user-defined function, which might change them in place.
+
+    In an evaluation other metrics read the same outputs, and the targets are the data set's own.
     """
     known = call.ours or call.target.startswith("torch.")
     return tensors if known else tuple(tensor.clone() for tensor in tensors)
 
 
 def in_double(value: Any, targets: Tensor) -> Tensor:
-    """A sum and a count `[2]`, to be added to those of other batches."""
+    """Convert the return value of a loss or a metric to a sum and a count `[2]`, in float64."""
     if isinstance(value, tuple):
         total, count = value
     elif value.ndim:
         total, count = value.double().sum(), value.numel()
-    else:  # the mean of a batch counts as that of its examples
+    else:  # a mean over the batch counts as the mean of its examples
         total, count = value.double() * len(targets), len(targets)
-    # A number is filled in by a kernel: a copy from the host would wait for the device.
+    # `full` fills a number in by a kernel; in a copy the host would wait for the device.
     pair = (
         part.to(targets.device)
         if isinstance(part, Tensor)
@@ -144,17 +146,17 @@ def _check_shapes(outputs: Tensor, targets: Tensor, where: str) -> None:
 
 
 def _check(value: Any, outputs: Tensor, targets: Tensor, where: str) -> None:
-    """Raises: ValueError: what a function returned is none of the three that it may return."""
+    """Raises: ValueError: a function returned none of: a number, one per example, (sum, count)."""
     if isinstance(value, tuple) and len(value) == 2:
-        said = [list(part.shape) for part in value if isinstance(part, Tensor) and part.ndim]
+        wrong = [list(part.shape) for part in value if isinstance(part, Tensor) and part.ndim]
     elif isinstance(value, Tensor):
-        # Outputs [B, 1] less targets [B] are B times B numbers, most of them of two examples.
+        # Outputs [B, 1] minus targets [B] are [B, B] numbers, most of which mix two examples.
         many = value.numel() > max(outputs.numel(), targets.numel())
-        said = list(value.shape) if value.ndim and (many or len(value) != len(targets)) else []
+        wrong = list(value.shape) if value.ndim and (many or len(value) != len(targets)) else []
     else:
-        said = [type(value).__name__]
-    if said:
+        wrong = [type(value).__name__]
+    if wrong:
         raise ValueError(
-            f"{where} returned {said} for {len(targets)} examples; it may return a number, one for "
-            "each example, or the two numbers (sum, count)"
+            f"{where} returned {wrong} for {len(targets)} examples; it may return a number, one "
+            "for each example, or the two numbers (sum, count)"
         )

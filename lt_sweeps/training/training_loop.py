@@ -1,8 +1,8 @@
-"""`TrainingLoop`: a stack of tickets through one recipe, from their step to its end.
+"""`TrainingLoop`: train a stack of tickets with one recipe, from their step to the recipe's end.
 
-The loop knows neither methods nor levels: it is the schedule of a training. At its steps it
+The loop is the schedule of one training; methods and levels are outside of it. Between steps it
 evaluates (`Scorer`) and saves snapshots and checkpoints (`UnitFiles`); at the end it tests. A
-training resumed from a checkpoint ends with the bytes of one left alone.
+training that was resumed from a checkpoint ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,23 @@ from lt_sweeps.training.task_loss import TaskLoss
 from lt_sweeps.training.unit_files import UnitFiles
 
 _TELL = 0.2  # seconds between reports of progress
-_FEW_IMAGES = 100
+_FEW_IMAGES = 100  # images that go through a convolutional network at once on a CPU
 
 
 class Interrupted(Exception):
-    """The training was asked to stop; its checkpoint is saved."""
+    """The training was asked to stop and did so.
+
+    The steps so far are in a checkpoint; a search for a mask has none and starts again.
+    """
 
 
 class TrainingLoop:
     """One stacked training. All units share the recipe, the task and the step they start from.
 
     Args:
-        moments: the snapshots to save of each unit.
-        progress: called with the step now and then.
-        stopped: called before every step; True saves a checkpoint and ends with `Interrupted`.
+        moments: the snapshots to save, for each unit.
+        progress: called with the current step, at most every 0.2 seconds.
+        stopped: called before every step; if True, a checkpoint is saved and `Interrupted` raised.
     """
 
     def __init__(
@@ -81,8 +84,8 @@ class TrainingLoop:
         self.masking = (LearnedMask if first.sparsifier.learns else FixedMask)(self.stack, units)
         self.step, self.end, self.seconds = first.start.step, first.step, 0.0
         self.history = TrainingHistory(self.masking.trained, self.step)
-        # On a CPU convolutions of more images leave the cache: 500 at once take 1.6 to 1.9 times as
-        # long as 100 at a time, with equal bytes (Conv-4, ResNet-20).
+        # On a CPU, convolutions of more images do not fit into the cache: 500 images at once take
+        # 1.6 to 1.9 times as long as 100 at a time, with equal bytes (Conv-4, ResNet-20).
         convolves = any(layer.kind == "conv" for layer in first.network.layers)
         few = convolves and self.device.type == "cpu"
         evaluation = Evaluation(
@@ -95,7 +98,7 @@ class TrainingLoop:
         self.files = UnitFiles(store, machine, moments, self.masking, self.history)
 
     def start(self, ticket: Ticket) -> None:
-        """Begin from a ticket of R replicates."""
+        """Start the training from a ticket of R replicates."""
         self.stack.load({name: t.to(self.device) for name, t in ticket.state.items()})
         self.masking.begin(ticket)
         if ticket.optimizer:
@@ -105,14 +108,14 @@ class TrainingLoop:
         self.files.snapshot("start", self.step)
 
     def restore(self, step: int) -> None:
-        """Continue from the checkpoints of all units at `step`."""
+        """Restore the training from the checkpoints of all units at `step`."""
         self.step, self.seconds = step, self.files.read_checkpoint(step)
 
     def run(self, until: int | None = None) -> None:
-        """Train to the end of the recipe, or to `until` where only snapshots are missing.
+        """Train to the end of the recipe, or only to `until` if nothing but snapshots is missing.
 
         Raises:
-            Interrupted: `stopped()` turned true; the checkpoint holds everything.
+            Interrupted: `stopped()` returned True; a checkpoint with the whole state is saved.
         """
         with self.files.written(), _denormals_flushed():
             self._run(until)
@@ -144,34 +147,36 @@ class TrainingLoop:
 
     @property
     def captures(self) -> bool:
-        """Whether a step is captured as a graph, and not taken eagerly.
+        """Whether `update` tries to capture a step as a CUDA graph.
 
-        A model that draws noise, and a loss, optimizer or augmentation that is not ours, call
-        Python. Of all other steps `graphed` captures those for which the host does not wait.
+        Not captured are steps that need Python every time: those of models that draw noise, of
+        user-defined losses and augmentations, and of optimizers other than our fused ones. Even if
+        this is True, `graphed` captures no step in which the host waits for the device.
         """
         fixed = self.masking.optimizer.fused and not isinstance(self.recipe.augment, tuple)
         known = self.stack.task_loss.kind.knows_loss and not self.stack.stochastic
         return self.device.type == "cuda" and known and fixed
 
     def update(self, *, eager: bool = False) -> Callable[[int], None]:
-        """The update of one step; on a GPU a replayed graph, fed through static tensors.
+        """Return the function that takes one step; on a GPU it replays a graph with fixed tensors.
 
-        With `eager` the graph is left out, and each step calls Python.
+        With `eager`, no graph is captured, and each step runs its Python code.
         """
-        # What a step does, in the order that the bytes depend on:
-        #   1. `at` writes what the step needs from the host into tensors that stay where they are
-        #      (temperature, keys of the noise), because a captured graph calls no Python.
-        #   2. Where the sparsifier acts, the mask is rewired, outside of the graph. Evaluations so
-        #      far are of another mask, so none of them can be the best any more. RigL compares
-        #      gradients of all weights, so the step's batch is spent on them, and the step ends
-        #      here (`instead`); GMP looks at weights alone, and the update follows (`before`).
-        #   3. `_optimise`: the mask action computes the stack's weights, the backend their loss
-        #      and gradients, and the mask action leads these to what is trained and updates it.
-        #      This is what is captured: every tensor in it keeps its place, from the batch's index
-        #      to the sum of losses; images that lie outside of the device are copied to such a
-        #      tensor. A model that draws noise needs new seeds from the host in every step, and
-        #      takes it eagerly.
-        # `ready` comes first, since what it decides is captured with the graph.
+        # A step does the following. The order matters: the resulting bytes depend on it.
+        #   1. `at` writes the values that the step needs from the host (temperature, keys of the
+        #      noise) into tensors at fixed addresses, because a captured graph calls no Python.
+        #   2. If the sparsifier acts at this step, it rewires the mask, outside of the graph. The
+        #      evaluations so far were of another mask, so none of them can be the best any more.
+        #      RigL compares the gradients of all weights: it uses the step's batch for them, and
+        #      the step ends here (`instead`). GMP looks at weights only, and the update follows
+        #      (`before`).
+        #   3. In `_optimise`, the mask action computes the stack's weights, the backend computes
+        #      their loss and gradients, and the mask action passes the gradients on to the trained
+        #      tensors and updates them. This is the part that is captured. All its tensors keep
+        #      their addresses, from the batch's index to the sum of losses; images that are not on
+        #      the device are copied into such a tensor. A model that draws noise needs new seeds
+        #      from the host in every step, so its steps are eager.
+        # `ready` is called first, because its decisions are captured with the graph.
         self.masking.ready()
         sparsifier, recipe = self.stage.sparsifier, self.recipe
         optimise = self._replayed() if self.captures and not eager else self._eager
@@ -204,7 +209,7 @@ class TrainingLoop:
         self._optimise(self.batches.batch(step), self.recipe.lr_at(step), self._seeds(step))
 
     def _replayed(self) -> Callable[[int], None]:
-        # The first batch of an epoch is full, which the one of this step may not be.
+        # The first batch of an epoch is always full; this step may have the smaller last batch.
         first = self.batches.batch(self.step - self.step % self.recipe.steps_per_epoch)
         batch = [tensor.to(self.device, copy=True) for tensor in first]
         rate = torch.zeros((), device=self.device)
@@ -220,7 +225,7 @@ class TrainingLoop:
         def replayed(step: int) -> None:
             rate.fill_(self.recipe.lr_at(step))
             chosen = self.batches.batch(step)
-            if chosen[0].shape != batch[0].shape:  # an epoch's last batch, where it is kept
+            if chosen[0].shape != batch[0].shape:  # an incomplete last batch, if the recipe uses it
                 self._optimise(chosen, rate)
             else:
                 for tensor, now in zip(batch, chosen, strict=True):
@@ -230,7 +235,7 @@ class TrainingLoop:
         return replayed
 
     def _seeds(self, step: int) -> list[int] | None:
-        """Seeds of the forward pass, for models that draw in it (dropout)."""
+        """The seeds of the forward pass, for models that draw noise in it (dropout)."""
         if not self.stack.stochastic:
             return None
         return [
@@ -239,7 +244,7 @@ class TrainingLoop:
         ]
 
     def _pause(self) -> None:
-        """Between two steps: tell the progress, save a checkpoint if one is due, stop if asked."""
+        """Report progress, save a checkpoint if one is due, and stop if asked to."""
         self.files.check()
         now = time.monotonic()
         if now - self._told >= _TELL:
@@ -258,9 +263,10 @@ class TrainingLoop:
         self.seconds, self._clock = self.seconds + now - self._clock, now
 
     def _rewards(self, batches: int) -> list[float]:
-        """What a search looks for most of, with statistics of so many training batches.
+        """The number that a search for a mask maximises, for each replicate.
 
-        That is the main metric on the validation set, with its sign changed if lower is better.
+        It is the main metric on the validation set, negated if lower is better. Batch-norm
+        statistics are first estimated from `batches` training batches.
         """
         if self.stopped():
             raise Interrupted("stopped in a search, which starts anew")
@@ -274,7 +280,7 @@ class TrainingLoop:
         ]
 
     def _estimate_statistics(self, batches: int) -> None:
-        """Batch-norm statistics of a network that is scored as it is, from these batches alone."""
+        """Estimate batch-norm statistics from the first training batches only, without training."""
         if not batches:
             return
         lingering = self.stage.network.lingering(batches)
@@ -287,11 +293,11 @@ class TrainingLoop:
 
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Round denormal numbers to 0 within a training, and nowhere else.
+    """Round denormal numbers to 0 during a training, and restore the default afterwards.
 
-    Moments of weights that get no gradient decay through the denormal numbers, on which a CPU is
-    slow: the step of an FC net took 2.2 times as long (measured on MNIST). The scores of the next
-    pruning must not depend on whether this process has trained before.
+    The moments of weights without a gradient decay through the denormal numbers, on which a CPU is
+    slow: the step of an FC net took 2.2 times as long (measured on MNIST). The default is restored
+    because the scores of the next pruning must not depend on whether this process has trained.
     """
     torch.set_flush_denormal(True)
     try:

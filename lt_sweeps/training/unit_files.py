@@ -1,7 +1,7 @@
-"""`UnitFiles`: what a stacked training writes into the store, and goes on from: a file per unit.
+"""`UnitFiles`: the files of a stacked training in the store: tickets, snapshots and checkpoints.
 
-Checkpoints and snapshots are copied to the host at once, whole stacks, and threads hash and write
-them while the training goes on.
+Each unit has files of its own. Checkpoints and snapshots of the whole stack are copied to the host
+first; threads then hash and write them while the training continues.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from lt_sweeps.training.background_write import BackgroundWrite
 from lt_sweeps.training.history import TrainingHistory
 from lt_sweeps.training.mask_action import MaskAction
 
-# 45 checkpoints of LeNet took 0.5 s, and 0.6 to 0.8 one after another (two CPU cores). Each thread
-# holds two copies of a file in memory.
+# With four threads 45 checkpoints of LeNet took 0.5 s, one after another 0.6 to 0.8 s (two CPU
+# cores). Each thread holds two copies of a file in memory.
 _AT_ONCE = 4
 
 
@@ -37,8 +37,8 @@ class UnitFiles:
     """Tickets, snapshots and checkpoints of the units of one stack.
 
     Args:
-        moments: the snapshots to save of each unit. `reported` asks for the weights of the best
-            evaluation where they are not those of the end.
+        moments: the snapshots to save, for each unit. `best` saves the weights of the best
+            evaluation; `reported` does so only if the best evaluation is not the one at the end.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class UnitFiles:
         self._writing = BackgroundWrite()
 
     def check(self) -> None:
-        """Raises: OSError: what was to be written since the last call could not be."""
+        """Raises: OSError: a write since the last call failed."""
         self._writing.check()
 
     def wait(self) -> None:
-        """Wait until all is written. Raises: OSError: as `check`."""
+        """Wait until all files are written. Raises: OSError: a write failed."""
         self._writing.wait()
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """A context that ends only when all is written, also where an error ends it."""
+        """Wait for all writes when the context ends, even if it ends with an error."""
         try:
             yield
         except BaseException:
@@ -72,24 +72,24 @@ class UnitFiles:
         self.wait()
 
     def snapshot(self, moment: Moment, step: int) -> None:
-        """Save the units as they are, where a later stage needs this moment."""
+        """Save the current state of the units for which a later stage needs this moment."""
         rows = [r for r, moments in enumerate(self.moments) if moment in moments]
         if rows:
             self.masking.check(step)
             ticket = self.masking.ticket(self.masking.trained, step)
             if moment != "start":
                 ticket = replace(ticket, optimizer=self.masking.moments())
-            ticket, about = ticket.on_host(), self._about()
+            ticket, about = ticket.on_host(), self._ticket_metadata()
             self._writing.begin(
-                lambda: self._side_by_side(
+                lambda: self._write_rows(
                     lambda r: self._write(r, moment, ticket[r], about[r]), rows
                 )
             )
 
     def write_checkpoint(self, step: int, seconds: float) -> None:
-        """Everything that the rest of the training depends on."""
+        """Save everything that the rest of the training depends on."""
         self.masking.check(step)
-        tensors = _on_host(self._needed(step))
+        tensors = _on_host(self._checkpoint_tensors(step))
         about = [{**self.history.metadata(r), "seconds": seconds} for r in range(len(self.units))]
         self._writing.begin(partial(self._write_checkpoint, step, tensors, about))
 
@@ -100,22 +100,23 @@ class UnitFiles:
             row = {name: tensor[r] for name, tensor in tensors.items()}
             zeros = [name for name, tensor in row.items() if _is_zero(tensor)]
             row = {name: tensor for name, tensor in row.items() if name not in zeros}
-            unit, said = self.units[r], {**about[r], "zeros": zeros}
-            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, said)
+            unit, header = self.units[r], {**about[r], "zeros": zeros}
+            self.store.write_checkpoint(unit.stage.key, unit.seed, step, row, header)
 
-        self._side_by_side(write, range(len(self.units)))
+        self._write_rows(write, range(len(self.units)))
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds, before=step)
 
     def read_checkpoint(self, step: int) -> float:
-        """Put back what the checkpoints of all units at `step` hold.
+        """Restore the training from the checkpoints of all units at `step`.
 
-        Returns the seconds that the training had taken by then: the longest of its units, which
-        may come from different stacks.
+        Returns the seconds that the training had taken by then. The units may come from different
+        stacks; the largest of their times is returned.
 
-        Raises: FileNotFoundError: another version of the code wrote one; it is set aside.
+        Raises: FileNotFoundError: another version of the code wrote one of the checkpoints, which
+            is then set aside.
         """
-        tensors, needed, seconds = self._tensors(), self._needed(step), 0.0
+        tensors, needed, seconds = self._tensors(), self._checkpoint_tensors(step), 0.0
         forms = _forms({name: _in_file(name, tensor)[0] for name, tensor in tensors.items()})
         for r, unit in enumerate(self.units):
             metadata, row = self.store.read_checkpoint(unit.stage.key, unit.seed, step)
@@ -132,18 +133,21 @@ class UnitFiles:
         return seconds
 
     def drop_checkpoints(self) -> None:
-        """Remove the checkpoints of a training that has ended."""
+        """Remove all checkpoints, after the training has ended."""
         self.wait()
         for key, seeds in self._seeds().items():
             self.store.drop_checkpoints(key, *seeds)
 
     def finish(self, step: int, seconds: float, results: Sequence[dict[str, Any]]) -> None:
-        """Write every ticket; the checkpoint before it makes a torn end repeat with equal bytes.
+        """Write the tickets of all units, after a last checkpoint.
+
+        If the process is killed between two tickets, the end is repeated from this checkpoint, and
+        the bytes are the same.
 
         Raises:
-            ValueError: a ticket has another sparsity than its method promised.
+            ValueError: the sparsity of a ticket differs from the one that its method promised.
         """
-        about = self._about()
+        about = self._ticket_metadata()
         self._check_targets(about)
         self.write_checkpoint(step, seconds)
         self.wait()
@@ -159,40 +163,41 @@ class UnitFiles:
         )
         for key, seeds in self._seeds().items():
             self.store.write_costs(key, seeds, cost)
-        whole = self.units[0].stage.stores_ticket
-        last = self.masking.ticket(self.masking.trained, step).on_host() if whole else None
-        asked = [self._asks_for_best(r, step) for r in range(len(self.units))]
+        stored = self.units[0].stage.stores_ticket
+        at_end = self.masking.ticket(self.masking.trained, step).on_host() if stored else None
+        asked = [self._saves_best(r, step) for r in range(len(self.units))]
         best = self.masking.ticket(self.history.best, step).on_host() if any(asked) else None
         at_best = about
         if self.units[0].stage.sparsifier.learns:
             with self.history.at_best():
-                at_best = self._about()
+                at_best = self._ticket_metadata()
 
         def write(r: int) -> None:
             if asked[r] and best is not None:
                 self._write(r, "best", best[r], at_best[r])
-            # A ticket that was only scored is left empty: it can be made again from its start.
-            ticket = Ticket({}, {}, step) if last is None else last[r]
+            # If the stage does not store its ticket, only scores are stored with an empty ticket;
+            # the network can be computed again from the ticket that the stage started from.
+            ticket = Ticket({}, {}, step) if at_end is None else at_end[r]
             scores = {"metrics": results[r], "history": self.history.rows[r]}
             if at_best is not about and self.history.best_step[r] != step:
                 scores["best_layers_remaining"] = at_best[r]["layers_remaining"]
             self._write(r, "end", ticket, {**about[r], **scores})
 
-        self._side_by_side(write, range(len(self.units)))
+        self._write_rows(write, range(len(self.units)))
 
-    def _asks_for_best(self, r: int, step: int) -> bool:
+    def _saves_best(self, r: int, step: int) -> bool:
         asked = self.moments[r]
         return "best" in asked or ("reported" in asked and self.history.best_step[r] != step)
 
     def _seeds(self) -> dict[str, list[Seed]]:
-        """The seeds of each stage, so that a folder is listed once for all of them."""
+        """The seeds by stage key, so that a stage's folder is listed once for all its seeds."""
         seeds: dict[str, list[Seed]] = {}
         for unit in self.units:
             seeds.setdefault(unit.stage.key, []).append(unit.seed)
         return seeds
 
     def _check_targets(self, about: Sequence[Mapping[str, Any]]) -> None:
-        """Raises: ValueError: the sparsity that is measured is not the one asked for."""
+        """Raises: ValueError: the measured sparsity of a unit misses its target."""
         for unit, facts in zip(self.units, about, strict=True):
             target, sparsity = unit.stage.target_sparsity, facts["sparsity"]
             kept, total = (sum(facts[f"layers_{of}"].values()) for of in ("remaining", "total"))
@@ -205,23 +210,23 @@ class UnitFiles:
                 )
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The whole state of the training, `[R, ...]`, by the name that a checkpoint calls it."""
+        """The whole state of the training, `[R, ...]`, by the names used in a checkpoint."""
         masking = self.masking
         return {**masking.trained, **masking.tensors, **self.history.tensors()}
 
-    def _needed(self, step: int) -> dict[str, Tensor]:
-        """What a checkpoint at a step holds, in the form of its file.
+    def _checkpoint_tensors(self, step: int) -> dict[str, Tensor]:
+        """The tensors that a checkpoint at `step` must hold, as they are stored in its file.
 
-        After the last step nothing reads the optimizer's state, but a snapshot that is taken there.
+        After the last step the optimizer's state is left out, unless a snapshot is taken there.
         """
         ends = step == self.units[0].stage.step
-        over = ends and not any(step in moments for moments in self.moments)
-        unread = self.masking.optimizer_tensors if over else {}
+        is_last = ends and not any(step in moments for moments in self.moments)
+        unread = self.masking.optimizer_tensors if is_last else {}
         tensors = self._tensors().items()
         return {name: _in_file(name, t) for name, t in tensors if name not in unread}
 
-    def _about(self) -> list[dict[str, Any]]:
-        """What every ticket says of its unit now."""
+    def _ticket_metadata(self) -> list[dict[str, Any]]:
+        """The metadata of each unit's ticket at this moment."""
         remaining = {
             name: [int(count) for count in counts.tolist()]
             for name, counts in self.masking.remaining().items()
@@ -242,8 +247,8 @@ class UnitFiles:
         unit = self.units[r]
         self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
 
-    def _side_by_side(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
-        """Write the files of replicates; raises the failure of the first that failed."""
+    def _write_rows(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
+        """Write the files of these rows; raises the error of the first row that failed."""
         if (at_once := _threads(self.machine.device)) == 1:
             for row in rows:
                 write(row)
@@ -254,12 +259,12 @@ class UnitFiles:
 
 
 def _in_file(name: str, tensor: Tensor) -> Tensor:
-    """A tensor as its checkpoint has it: a mask as truth values, which are bits in the file."""
+    """A tensor as it is stored in a checkpoint: a mask as bools, which become bits in the file."""
     return tensor != 0 if name.startswith(MASK) else tensor
 
 
 def _is_zero(tensor: Tensor) -> bool:
-    """Whether all bits of a tensor are 0; -0.0 has one."""
+    """Whether all bits of a tensor are 0; -0.0 does not count as 0."""
     return not tensor.reshape(-1).view(torch.uint8).any()
 
 
@@ -268,14 +273,14 @@ def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of whole stacks, one transfer for each: a transfer per replicate takes R times."""
+    """Copy each stacked tensor to the host in one transfer; R single transfers take R times."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _threads(device: str) -> int:
-    """How many files are written at once.
+    """The number of files that are written at once.
 
-    One after another where the host's memory holds the training too: several threads that run out
-    of it together can wait for each other for ever, within the library that writes the files.
+    On a CPU it is 1, because the training shares the host's memory: if several threads run out of
+    memory together, they can deadlock in the library that writes the files.
     """
     return _AT_ONCE if device.startswith("cuda") else 1

@@ -1,27 +1,29 @@
-"""Ways to compute a stack's losses, gradients and logits; each equals the plain `nn.Module`.
+"""The backends, which compute a stack's losses, gradients and logits; each equals the plain module.
 
-`loop`     R modules whose parameters are views of the rows, one after another: takes any module;
-           on the CPU a row equals the same replicate alone, bit for bit
-`chain`    linear layers with ReLU between them, forward and backward by hand as batched products;
-           on the CPU a row equals the same replicate alone, bit for bit
+`loop`     R modules, one after another, whose parameters are views of the stack's rows: accepts any
+           module; on the CPU a row equals the same replicate alone, bit for bit
+`chain`    linear layers with ReLU between them, as batched products with a backward pass written by
+           hand; on the CPU a row equals the same replicate alone, bit for bit
 `stacked`  replicates folded into the batch: linear layers as one batched product, convolutions and
-           normalisation one replicate after another, all else as it is
+           normalisation one replicate after another, all other operations unchanged
 `grouped`  replicates folded into the channels: linear layers as one batched product, one grouped
-           convolution and one normalisation for all replicates, all else as it is
-`vmap`     `torch.func`: takes any module without noise, recurrent layers or branches on data, and
-           starts about twice the kernels
+           convolution and one normalisation for all replicates, all other operations unchanged
+`vmap`     `torch.func`: accepts modules without noise, recurrent layers and branches on data, and
+           starts about twice as many kernels
 
-`auto` is a rule on the device and the layers, so that the same command gives the same bytes. Only
-on a GPU, for stacks of convolutions or of layers that no stacked form covers, a sweep times
-`timed_backends` once, and remembers the fastest that can compute them.
-On one CPU core `chain` pays and folding convolutions costs: five replicates, in
-replicate-steps against the best plain loop of one module (`tests/benchmarks/bench_stack.py`,
-medians of 7 to 15 rounds): LeNet-300-100 chain 1.44, stacked 1.21, vmap 1.04, loop 1.02; Conv-4
-loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked 0.60. On a GPU (2026-11-27, torch 2.11, a
-captured step of R = 15 in bf16, milliseconds): on an H100 Conv-4 stacked 9.3, loop 5.5, ResNet-20
-stacked 42.3, loop 16.7; on an H200 Conv-4 grouped 5.7, loop 4.9, ResNet-20 grouped 13.4, loop 16.0.
-So the rule is `loop` for convolutions, whose replicates run side by side, a sweep chooses between
-it and `grouped` by timing them, and all else is `stacked`, where fewer kernels are started.
+`auto` chooses by the device and the layers, so that the same command gives the same bytes. The only
+exceptions are on a GPU, for convolutions and for layers that no stacked form covers: a sweep times
+`timed_backends` once, and records the fastest backend that can compute the network.
+
+Measurements behind the rule: on one CPU core `chain` is faster than a loop, and folding
+convolutions is slower. With five replicates, replicate-steps relative to the best plain loop of one
+module (`tests/benchmarks/bench_stack.py`, medians of 7 to 15 rounds): LeNet-300-100 chain 1.44,
+stacked 1.21, vmap 1.04, loop 1.02; Conv-4 loop 1.0, stacked 0.63; ResNet-20 loop 0.99, stacked
+0.60. On a GPU (2026-11-27, torch 2.11, a captured step of R = 15 in bf16, milliseconds): on an H100
+Conv-4 stacked 9.3, loop 5.5, ResNet-20 stacked 42.3, loop 16.7; on an H200 Conv-4 grouped 5.7, loop
+4.9, ResNet-20 grouped 13.4, loop 16.0. So on a GPU the rule is `loop` for convolutions, with the
+replicates side by side, and a sweep times it against `grouped`; all other networks use `stacked`,
+which starts fewer kernels.
 """
 
 from __future__ import annotations
@@ -47,11 +49,11 @@ from lt_sweeps.training.task_loss import TaskLoss
 
 BACKENDS = ("auto", "loop", "chain", "stacked", "grouped", "vmap")
 ALONE = ("loop", "chain")
-"""Those with which, on a CPU, a replicate of a stack equals the same alone, bit for bit."""
+"""The backends with which, on a CPU, a stacked replicate equals the same one alone, bit for bit."""
 
 
 class Backend(Protocol):
-    """One way to compute a stack; `loss` overwrites the gradients that it was built with."""
+    """One way to compute a stack; `loss` overwrites the stack's gradients (`StackViews.grads`)."""
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor: ...
 
@@ -59,7 +61,7 @@ class Backend(Protocol):
 
 
 def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | None = None) -> str:
-    """The backend that `auto` stands for, for this module and loss on this device."""
+    """Return the name of the backend that `auto` means for this module, device and loss."""
     loss = loss or TaskLoss()
     if draws_noise(module):
         return "loop"
@@ -67,16 +69,16 @@ def choose_backend(module: nn.Module, device: torch.device, loss: TaskLoss | Non
         return "chain"
     if device.type == "cpu":
         return "loop"
-    # What a stranger's layer does, `vmap` may have no rule for: only a timing tries it.
-    other = _recurrent(module) or branches_on_data(module) or unstackable(module)
-    return "loop" if other or convolves(module) else "stacked"
+    # `vmap` may have no rule for an operation of a custom layer, so only a timing tries it.
+    needs_loop = _recurrent(module) or branches_on_data(module) or unstackable(module)
+    return "loop" if needs_loop or convolves(module) else "stacked"
 
 
 def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
-    """The backends among which a timing chooses, the rule's own first; none where a rule is enough.
+    """The backends to time, the one of `choose_backend` first; empty if its choice is enough.
 
-    On a GPU nobody knows beforehand which one is fastest for the convolutions of R replicates: R
-    kernels side by side, or a single one of many groups.
+    On a GPU the fastest way to compute the convolutions of R replicates cannot be predicted: it is
+    either R kernels side by side, or a single kernel with many groups.
     """
     if device.type == "cpu" or draws_noise(module) or _recurrent(module):
         return ()
@@ -88,7 +90,7 @@ def timed_backends(module: nn.Module, device: torch.device) -> tuple[str, ...]:
 def check_backend(
     name: str, module: nn.Module, kind: TaskKind, *, in_bf16_on_cpu: bool = False
 ) -> None:
-    """Raises: ValueError: the backend called `name` cannot compute a module, or a kind of task."""
+    """Raises: ValueError: the backend `name` cannot compute this module or this kind of task."""
     if name in ("auto", "loop"):
         return
     if draws_noise(module):
@@ -117,10 +119,10 @@ def check_backend(
 
 
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
-    """The backend called `name` of a module, over the views of a stack.
+    """Build the backend `name` for a module, on the tensors of a stack.
 
     Raises:
-        ValueError: `module` has what this backend cannot compute.
+        ValueError: the backend cannot compute this module or this kind of task.
     """
     in_bf16 = views.arithmetic.precision == "bf16" and views.first.device.type == "cpu"
     check_backend(name, module, views.loss.kind, in_bf16_on_cpu=in_bf16)
@@ -135,7 +137,7 @@ def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
 
 
 def _recurrent(module: nn.Module) -> str:
-    """The kind of its first recurrent layer; empty if there is none."""
+    """The class name of the module's first recurrent layer; empty if it has none."""
     return _first_of((nn.RNNBase,), module)
 
 
@@ -144,7 +146,7 @@ def _first_of(kinds: tuple[type[nn.Module], ...], module: nn.Module) -> str:
 
 
 def draws_noise(module: nn.Module) -> bool:
-    """Whether a layer draws random numbers; a module says so itself by a true `stochastic`."""
+    """Whether a layer draws random numbers; custom modules declare it by `stochastic = True`."""
     return any(
         isinstance(part, (_DropoutNd, nn.RReLU))
         or (isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout > 0)

@@ -1,7 +1,7 @@
 """`chain`: linear layers with ReLU between them, forward and backward written by hand.
 
-Autograd takes a third of so small a step; written by hand, gradients also go straight to their
-place in the stack.
+In such a small step autograd would take a third of the time. Code written by hand also writes the
+gradients directly into the stack's buffer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 from lt_sweeps.training.backends.stack_views import StackViews, is_plain
 
 aten = torch.ops.aten
-_LINE = 64  # bytes
-_SMALL = 16**3  # multiplications
+_LINE = 64  # bytes; the alignment of each replicate on a CPU (`_rows`)
+_SMALL = 16**3  # multiplications; up to this many, torch multiplies bf16 itself (`_multiply`)
 
 
 class ChainBackend:
-    """Every layer of all replicates as one batched product on `[R, B, width]`.
+    """Computes each layer of all replicates as one batched product on `[R, B, width]`.
 
-    The kernels are those that autograd would call on each replicate alone.
+    The kernels are the same that autograd would call for each replicate alone.
     """
 
     def __init__(self, layers: Sequence[str], views: StackViews) -> None:
@@ -38,36 +38,39 @@ class ChainBackend:
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         weights = self._cast()
         *inputs, logits = self._forward(weights, x.flatten(2))
-        losses, ahead = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
+        losses, out_grad = self._smooth(logits, y) if self._smoothing else self._hard(logits, y)
         for i in reversed(range(len(inputs))):
             bias = self._grads[i][1]
             if bias is not None:
-                torch.sum(ahead, 1, out=bias, dtype=bias.dtype)
-            ahead = self._aligned(ahead)
-            self._write_grad(i, ahead, inputs[i])
+                torch.sum(out_grad, 1, out=bias, dtype=bias.dtype)
+            out_grad = self._aligned(out_grad)
+            self._write_grad(i, out_grad, inputs[i])
             if i:
-                ahead = _multiply(ahead, weights[i], _rows(inputs[i]))
-                aten.threshold_backward(ahead, inputs[i], 0, grad_input=ahead)
+                out_grad = _multiply(out_grad, weights[i], _rows(inputs[i]))
+                aten.threshold_backward(out_grad, inputs[i], 0, grad_input=out_grad)
         return losses
 
     def logits(self, x: Tensor) -> Tensor:
         return self._forward(self._cast(), x.flatten(1).expand(len(self._weights[0]), -1, -1))[-1]
 
     def _cast(self) -> list[Tensor]:
-        """The weights in the type that they are multiplied in: those themselves in float32."""
+        """The weights in the type of the products; in float32 the stack's own weights, no copies.
+
+        On a CPU, weights that are not aligned are copied too (`_aligned`).
+        """
         return [self._aligned(weight) for weight in self._weights]
 
     def _hard(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses `[R]`, and their gradients by the logits."""
+        """The losses `[R]`, and their gradients with respect to the logits."""
         logp = torch.log_softmax(logits, 2)
         y = y[..., None]
-        ahead = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
-        ahead = aten._log_softmax_backward_data(ahead, logp, 2, logp.dtype)
-        return -logp.gather(2, y).mean((1, 2)), ahead
+        out_grad = torch.zeros_like(logp).scatter_(2, y, -1 / y.shape[1])
+        out_grad = aten._log_softmax_backward_data(out_grad, logp, 2, logp.dtype)
+        return -logp.gather(2, y).mean((1, 2)), out_grad
 
     @torch.enable_grad()
     def _smooth(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of smoothed labels, for which torch has no kernel of its own to call."""
+        """The same as `_hard` with label smoothing, for which torch has no backward kernel."""
         leaf = logits.detach().requires_grad_()
         pairs = zip(leaf, y, strict=True)
         smoothing = self._smoothing
@@ -75,7 +78,7 @@ class ChainBackend:
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
     def _forward(self, weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
-        """The input of each layer, then the logits, which have the type of the stack's weights."""
+        """The input of each layer, followed by the logits in the type of the stack's weights."""
         inputs = self._inputs(weights, x)
         logits = self._layer(inputs[-1], weights[-1], self._biases[-1])
         return [*inputs, logits.to(self._weights[0].dtype)]
@@ -94,27 +97,27 @@ class ChainBackend:
         added = None if bias is None else bias[:, None].to(self._dtype)
         return _multiply(x, weight.mT, _rows(x, weight.shape[1]), added)
 
-    def _write_grad(self, i: int, ahead: Tensor, x: Tensor) -> None:
-        """The gradient of a layer's weight, of its input and the gradients by its output."""
+    def _write_grad(self, i: int, out_grad: Tensor, x: Tensor) -> None:
+        """Write the gradient of layer `i`'s weight, from its input and its output's gradient."""
         grad = self._grads[i][0]
         if grad.dtype == self._dtype:
-            _multiply(ahead.mT, x, grad)
+            _multiply(out_grad.mT, x, grad)
         else:
-            grad.copy_(_multiply(ahead.mT, x, _rows(grad, dtype=self._dtype)))
+            grad.copy_(_multiply(out_grad.mT, x, _rows(grad, dtype=self._dtype)))
 
     def _aligned(self, x: Tensor) -> Tensor:
-        """The numbers of `x` in the type of the products, each replicate's as `_rows` has them."""
+        """`x` in the type of the products, each replicate aligned; a copy only if necessary."""
         aligned = x.device.type != "cpu" or x.stride(0) * x.element_size() % _LINE == 0
-        lies = x.dtype == self._dtype and aligned
-        return x if lies else _rows(x, dtype=self._dtype).copy_(x)
+        matches = x.dtype == self._dtype and aligned
+        return x if matches else _rows(x, dtype=self._dtype).copy_(x)
 
 
 class FusedChainBackend(ChainBackend):
-    """The same on a GPU, with what lies between the products in few kernels (`chain_kernels`)."""
+    """A `ChainBackend` for GPUs, with few kernels between the products (`chain_kernels`)."""
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
-        # Here, because triton comes with torch on Linux alone.
+        # Imported here, because only torch for Linux comes with triton.
         from lt_sweeps.training.backends import chain_kernels as kernels
 
         if self._smoothing or not kernels.fits(y.shape[1], self._weights[-1].shape[1]):
@@ -122,12 +125,12 @@ class FusedChainBackend(ChainBackend):
         weights = self._cast()
         inputs = self._inputs(weights, x.flatten(2))
         logits = torch.bmm(inputs[-1], weights[-1].mT)
-        losses, ahead = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
+        losses, out_grad = kernels.cross_entropy(logits, self._biases[-1], y, self._grads[-1][1])
         for i in reversed(range(len(inputs))):
-            self._write_grad(i, ahead, inputs[i])
+            self._write_grad(i, out_grad, inputs[i])
             if i:
-                ahead = torch.bmm(ahead, weights[i])
-                kernels.relu_backward_(ahead, inputs[i], self._grads[i - 1][1])
+                out_grad = torch.bmm(out_grad, weights[i])
+                kernels.relu_backward_(out_grad, inputs[i], self._grads[i - 1][1])
         return losses
 
     def _hidden(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -136,24 +139,26 @@ class FusedChainBackend(ChainBackend):
         return kernels.bias_relu_(torch.bmm(x, weight.mT), bias)
 
 
-# The library that multiplies on a CPU takes other instructions where a matrix does not begin at a
-# multiple of 64 bytes, and then rounds otherwise. Allocated memory begins there, and so does a
-# replicate alone. The second one of a stack does only with room between the two: with 47 examples
-# and 10 units without a gap, it would begin at byte 1880.
+# If a matrix does not begin at a multiple of 64 bytes, the CPU's multiplication library uses other
+# instructions, which round differently. A replicate alone begins at such an address, because
+# allocated memory does. The second replicate of a stack needs a gap before it: without one, with 47
+# examples and 10 units, it would begin at byte 1880.
 def _rows(like: Tensor, width: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for `[R, B, width]` in which each replicate begins as it does alone."""
+    """Allocate `[R, B, width]`; on a CPU, each replicate begins at a multiple of 64 bytes."""
     replicates, batch, width = *like.shape[:2], width or like.shape[2]
     if like.device.type != "cpu":
         return like.new_empty(replicates, batch, width, dtype=dtype)
     line = _LINE // (dtype or like.dtype).itemsize
-    apart = (batch * width // line + 1) * line  # one after another they would be a single matrix
+    # Always a gap, because replicates without one could be multiplied as a single matrix.
+    apart = (batch * width // line + 1) * line
     return like.new_empty_strided((replicates, batch, width), (apart, width, 1), dtype=dtype)
 
 
 def _multiply(x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ y`, plus `bias`, of every replicate: `out`."""
-    # On a CPU torch gives larger products in bf16 to another library, which rounds otherwise, and
-    # counts a stack as one product: so a small one is computed as it is alone.
+    """Compute `x @ y + bias` of every replicate, into `out`."""
+    # On a CPU torch leaves larger products in bf16 to another library, which rounds differently. It
+    # decides by the size of the whole batched product, so products that are small for one replicate
+    # are computed one by one, as for a replicate alone.
     small = x.dtype == torch.bfloat16 and x[0].numel() * y.shape[2] <= _SMALL
     apart = small and x.device.type == "cpu"
     for row in [slice(r, r + 1) for r in range(len(x))] if apart else [slice(None)]:
@@ -165,7 +170,10 @@ def _multiply(x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None) -> 
 
 
 def chain_of(module: nn.Module) -> list[str]:
-    """The linear layers of a module that is flatten, linear, ReLU, linear, ...; of others none."""
+    """The names of the linear layers, if a module is flatten, linear, ReLU, linear, ...
+
+    Empty for any other module.
+    """
     linears = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
     chained = {
         f"{name}.{leaf}" for name, part in linears.items() for leaf, _ in part.named_parameters()
@@ -175,20 +183,20 @@ def chain_of(module: nn.Module) -> list[str]:
         return []
     if not all(is_plain(part) for part in module.modules()):
         return []
-    ways = [_steps(module, training=mode) for mode in (True, False)]
-    if ways[0] != ways[1] or ways[0][:1] != ["flatten"]:
+    paths = [_steps(module, training=mode) for mode in (True, False)]
+    if paths[0] != paths[1] or paths[0][:1] != ["flatten"]:
         return []
-    layers, links = ways[0][1::2], ways[0][2::2]
+    layers, links = paths[0][1::2], paths[0][2::2]
     linked = sorted(layers) == sorted(linears) and len(layers) == len(links) + 1
     return layers if linked and set(links) <= {"relu"} else []
 
 
 def _steps(module: nn.Module, *, training: bool) -> list[str]:
-    """The steps of a forward pass in order; empty where one does not just follow the other."""
+    """The steps of a forward pass in order; empty if it is not a chain from input to output."""
     module = copy.deepcopy(module).train(training)
     try:
         nodes = list(fx.Tracer().trace(module).nodes)
-    except Exception:  # tracing runs the model's own code on stand-ins: anything may come of it
+    except Exception:  # tracing runs the model's own code on proxies, which may raise anything
         return []
     if any(node.all_input_nodes != nodes[i : i + 1] for i, node in enumerate(nodes[1:])):
         return []

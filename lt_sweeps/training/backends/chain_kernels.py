@@ -1,8 +1,8 @@
-"""What lies between the products of a chain of linear layers, as few Triton kernels.
+"""The operations between the products of a chain of linear layers, as few Triton kernels.
 
-Of a step of LeNet-300-100 on an H100, 45 replicates at once, a fifth of the time went to small
-kernels between the products, which are five here. All are over contiguous `[R, B, width]`; sums are
-taken in float32, in the same order in every run.
+In a step of LeNet-300-100 on an H100 with 45 replicates, a fifth of the time went to small kernels
+between the products; here they are five. All of them work on contiguous tensors `[R, B, width]`.
+Sums are taken in float32, in the same order in every run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 _BLOCK = 1024
 _COLUMNS = 32
-_AT_ONCE = 2**13  # numbers that one program holds: a batch of logits, or columns of a batch
+_AT_ONCE = 2**13  # the most numbers in one program: a batch of logits, or some columns of a batch
 
 
 def bias_relu_(x: Tensor, bias: Tensor | None) -> Tensor:
-    """ReLU of `x` `[R, B, width]` plus `bias` `[R, width]`, in place."""
+    """Replace `x` `[R, B, width]` by the ReLU of `x` plus `bias` `[R, width]`, in place."""
     count, width = x[0].numel(), x.shape[2]
     grid = (triton.cdiv(count, _BLOCK), len(x))
     rows, stride = _or_unread(bias, x)
@@ -30,7 +30,7 @@ def bias_relu_(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def relu_backward_(ahead: Tensor, x: Tensor, bias_grad: Tensor | None) -> Tensor:
-    """Gradients `ahead` `[R, B, width]` where `x`, a ReLU's output, is above 0, in place.
+    """Set the gradients `ahead` `[R, B, width]` to 0 where `x`, a ReLU's output, is 0, in place.
 
     Their sums over the batch are written to `bias_grad` `[R, width]`.
     """
@@ -47,7 +47,7 @@ def relu_backward_(ahead: Tensor, x: Tensor, bias_grad: Tensor | None) -> Tensor
 def cross_entropy(
     logits: Tensor, bias: Tensor | None, labels: Tensor, bias_grad: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The mean losses `[R]` of `logits` plus `bias`, and their gradient by the logits.
+    """Return the mean losses `[R]` of `logits` plus `bias`, and the gradient of the logits.
 
     The gradient has the type of `logits` `[R, B, classes]`; its sums over the batch are written to
     `bias_grad`. `labels` are `[R, B]`.
@@ -69,17 +69,18 @@ def cross_entropy(
 
 
 def fits(batch: int, classes: int) -> bool:
-    """Whether a batch of logits, and some columns of a batch, are little enough for one program."""
+    """Whether a batch of logits, and a block of columns of a batch, each fit into one program."""
     rows = triton.next_power_of_2(batch)
     return rows * max(_COLUMNS, triton.next_power_of_2(classes)) <= _AT_ONCE
 
 
 def _or_unread(rows: Tensor | None, unread: Tensor) -> tuple[Tensor, int]:
-    """Rows `[R, width]` and how far apart they lie; where there are none, what no kernel reads."""
+    """Return `rows` `[R, width]` and their stride; without rows a tensor that no kernel reads."""
     return (unread, 0) if rows is None else (rows, rows.stride(0))
 
 
-# As `tl.sum` and `tl.max`, which Triton's interpreter takes only if it was on at their import.
+# `_add` and `_larger` replace `tl.sum` and `tl.max`, which work in Triton's interpreter only if it
+# was already on when triton was imported.
 @triton.jit
 def _add(a, b):
     return a + b
@@ -99,7 +100,7 @@ def _add_relu(x, bias, stride, count, width, biased: tl.constexpr, block: tl.con
     value = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
     if biased:
         value += tl.load(bias + row.to(tl.int64) * stride + at % width, mask=there, other=0.0)
-    # As torch's: NaN stays NaN.
+    # NaN stays NaN, as in torch's ReLU.
     tl.store(x + place, tl.where(value <= 0, 0.0, value).to(x.dtype.element_ty), mask=there)
 
 
@@ -152,7 +153,7 @@ def _cross_entropy(
     if biased:
         value += tl.load(bias + row * stride + column, mask=column < classes, other=0.0)[None, :]
     value = tl.where(there, value, float("-inf"))
-    # Rows beyond the batch are all -inf; what comes of them is left out below.
+    # Rows beyond the batch are all -inf: their maximum and sum are replaced by 0 and 1.
     top = tl.where(example < batch, tl.reduce(value, 1, _larger), 0.0)
     shifted = value - top[:, None]
     total = tl.where(example < batch, tl.reduce(tl.exp(shifted), 1, _add), 1.0)

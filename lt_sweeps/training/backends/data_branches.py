@@ -1,4 +1,7 @@
-"""Whether the way through a module depends on data: replicates then may take different ways."""
+"""`branches_on_data`: whether a module's control flow depends on its input's numbers.
+
+In a stack, replicates could then need different branches.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ _OF_SHAPE = ("shape", "size", "dim", "ndim", "numel", "dtype", "device", "is_cud
 
 
 def branches_on_data(module: nn.Module) -> bool:
-    """Whether torch.fx meets an `if` or a `while` on numbers that come from the input.
+    """Whether torch.fx finds an `if` or a `while` on numbers that come from the input.
 
-    A module that it cannot trace for another reason, such as a branch on a shape, has none.
+    False for a module that cannot be traced for another reason, such as a branch on a shape.
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            _Tracer().trace(copy.deepcopy(module))  # a forward may count in a buffer
+            _Tracer().trace(copy.deepcopy(module))  # a copy, because tracing may change buffers
     except _Branch:
         return True
-    except Exception:  # whatever a stranger's forward makes of a stand-in for a tensor
+    except Exception:  # a custom forward pass may raise anything when it gets a proxy
         return False
     return False
 
@@ -37,15 +40,15 @@ class _Tracer(fx.Tracer):
 
 
 def _of_data(last: fx.Node) -> bool:
-    """Whether a value comes from the input by another way than its shape."""
-    seen, left = {last}, [last]
-    while left:
-        node = left.pop()
+    """Whether a value depends on the input's numbers, and not only on its shape or type."""
+    seen, pending = {last}, [last]
+    while pending:
+        node = pending.pop()
         named = node.args[1] if node.target is getattr and len(node.args) > 1 else node.target
         if named in _OF_SHAPE:
             continue
         if node.op == "placeholder":
             return True
-        left += [source for source in node.all_input_nodes if source not in seen]
+        pending += [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return False

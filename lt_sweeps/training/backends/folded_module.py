@@ -1,4 +1,4 @@
-"""`folded`: a module whose layers compute all replicates of a stack, folded as a `Folding` says."""
+"""`folded`: replace a module's layers by layers that compute all replicates, with a `Folding`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lt_sweeps.training.backends.stack_views import is_plain
 
 
 def unstackable(module: nn.Module) -> str:
-    """The first part of a module that no stacked layer covers; empty if there is none."""
+    """Describe the first part of a module that has no stacked form; empty if all parts have one."""
     covered = {id(t) for part in module.modules() if _known(part) for t in _tensors(part)}
     for name, part in module.named_modules():
         if isinstance(part, NORMS) and not _known(part):
@@ -27,7 +27,7 @@ def unstackable(module: nn.Module) -> str:
 def folded(
     net: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], folding: Folding
 ) -> nn.Module:
-    """`net` with every known layer replaced by a stacked one; a shared layer stays shared."""
+    """Replace every known layer of `net` by a stacked one, in place; shared layers stay shared."""
     names = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
     stacks = {**weights, **buffers}
     replaced: dict[nn.Module, nn.Module] = {}
@@ -44,7 +44,7 @@ def folded(
     if _known(net):
         return stacked(net)
     for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):  # a shared layer under each of its names
+        for name, child in list(parent._modules.items()):  # lists a shared layer under each name
             if child is not None and _known(child):
                 parent._modules[name] = stacked(child)
     return net
@@ -107,7 +107,7 @@ def _layer(layer: nn.Module, get: Callable[[str], Tensor | None], folding: Foldi
 
 
 def _known(layer: nn.Module) -> bool:
-    """Whether a layer has a stacked form: not a subclass, and without hooks or rare options."""
+    """Whether a layer has a stacked form: no subclass, no hooks, and no rare options."""
     if not is_plain(layer):
         return False
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":

@@ -1,8 +1,9 @@
 """`InBatch` and `InChannels`: two ways to fold R replicates into one forward pass.
 
-Each folds the inputs of a whole stack, computes the three layers that hold weights or look across a
-batch, and unfolds the outputs. All else in a forward pass (ReLU, pooling, flatten, additions) takes
-folded tensors as it takes those of one replicate.
+Each folds the inputs of a whole stack, computes the three kinds of layers that have weights or mix
+the examples of a batch (linear, convolution, norm), and unfolds the outputs. All other operations
+of a forward pass (ReLU, pooling, flatten, additions) work on folded tensors as on those of one
+replicate.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ Rows = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class NotFolded(ValueError):
-    """A forward pass cannot be folded so, or not be tried."""
+    """A forward pass cannot be folded in this way, or cannot be tried."""
 
 
 class Folding(Protocol):
-    """Where replicates lie in the tensors of a forward pass, and its layers on such tensors."""
+    """The dimension in which replicates are folded, and the layers on tensors folded like that."""
 
     count: int
-    name: str  # of its backend
+    name: str  # the backend's name
 
     def fold(self, x: Tensor) -> Tensor:
-        """Inputs `[R, B, C, ...]` as the forward pass takes them."""
+        """Fold inputs `[R, B, C, ...]` for the forward pass."""
         ...
 
     def unfold(self, outputs: Tensor) -> Tensor:
-        """What the forward pass returns, as `[R, B, K, ...]`."""
+        """Unfold outputs of the forward pass to `[R, B, K, ...]`."""
         ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
@@ -42,11 +43,11 @@ class Folding(Protocol):
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor: ...
 
     def refusal(self) -> NotFolded:
-        """What a user reads whose forward pass mixes replicates that are folded so."""
+        """The error for a forward pass that mixes replicates when they are folded in this way."""
         ...
 
     def untried(self, reason: str) -> NotFolded:
-        """What a user reads whose forward pass cannot be tried."""
+        """The error for a forward pass that cannot be tried."""
         return NotFolded(
             f"backend: `{self.name}` tries a model in float64 first, and this one fails in it "
             f"({reason}); `loop` can compute it"
@@ -54,7 +55,7 @@ class Folding(Protocol):
 
 
 class InBatch(Folding):
-    """`[R * B, C, ...]`: linear layers as one product, the others one replicate after another."""
+    """Folded to `[R * B, C, ...]`: one product for linear layers, others replicate by replicate."""
 
     name = "stacked"
 
@@ -89,10 +90,10 @@ class InBatch(Folding):
 
 
 class InChannels(Folding):
-    """`[B, R * C, ...]`: each layer is one call, a convolution with R times its groups.
+    """Folded to `[B, R * C, ...]`: one call per layer, a convolution with R times as many groups.
 
-    Nothing is rearranged between two layers. Where images are channels_last, a GPU computes most of
-    such convolutions faster than R small ones side by side.
+    No data is rearranged between two layers. If images are channels_last, a GPU computes most of
+    these convolutions faster than R small ones side by side.
     """
 
     name = "grouped"
@@ -101,7 +102,7 @@ class InChannels(Folding):
         self.count = count
 
     def fold(self, x: Tensor) -> Tensor:
-        # Contiguous where C is 1 too, for a forward pass that views its images as rows.
+        # Contiguous even if C is 1, for a forward pass that views its images as rows.
         return x.transpose(0, 1).flatten(1, 2).contiguous()
 
     def unfold(self, outputs: Tensor) -> Tensor:
@@ -119,7 +120,8 @@ class InChannels(Folding):
         return F.conv2d(x, weight.flatten(0, 1), bias, **options)
 
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor:
-        # Statistics are written to, so theirs must be views; those of weights may be copies.
+        # `batch_norm` writes to the statistics, so their reshaped rows must be views; the rows of
+        # weight and bias may be copies.
         mean, var, weight, bias = (row if row is None else row.reshape(-1) for row in rows)
         return F.batch_norm(x, mean, var, weight, bias, **options)
 
@@ -132,8 +134,8 @@ class InChannels(Folding):
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`[R, O, N]`, of inputs `[R, N, I]`."""
-    # The weight comes first, because its gradient then has the weight's layout in memory.
+    """Outputs `[R, O, N]` of inputs `[R, N, I]`."""
+    # The weight is the first factor, because its gradient then has the weight's layout in memory.
     if bias is None:
         return torch.bmm(weight, rows.mT)
     return torch.baddbmm(bias[..., None], weight, rows.mT)

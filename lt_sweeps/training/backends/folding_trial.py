@@ -1,4 +1,4 @@
-"""`try_folding`: whether a forward pass computes folded replicates as it computes each alone."""
+"""`try_folding`: check that a forward pass of folded replicates computes the same as each alone."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from lt_sweeps.training.backends.folded_module import folded
 from lt_sweeps.training.backends.folding import Folding
 from lt_sweeps.training.backends.stack_views import StackViews
 
-_EXAMPLES = 3  # of each replicate: little memory and time
-_ROUNDING = 1e-10  # of a norm, in float64; ResNet-110 has 2e-15 on a CPU
+_EXAMPLES = 3  # per replicate; few, to save memory and time
+_ROUNDING = 1e-10  # largest relative difference in float64; ResNet-110 has 2e-15 on a CPU
 
 
 @torch.enable_grad()
 def try_folding(
     module: nn.Module, views: StackViews, folding: Folding, x: Tensor, *, training: bool
 ) -> None:
-    """Refuse a forward pass that mixes replicates outside of a known layer, on a few examples.
+    """Refuse a forward pass that mixes replicates outside of the known layers.
 
-    Every replicate must compute what its module does alone, and in training have the gradients that
-    it has alone. It is tried in float64, where rounding hides no mistake, however small. Weights
-    are drawn anew, because those of a stack can hide one too: they may be pruned, 0, diverged or
-    nearly equal. So are statistics, which training writes to.
+    The forward pass is tried on a few examples. Every replicate must have the same outputs as its
+    module alone and, with `training`, the same gradients. The trial runs in float64, so that
+    rounding cannot hide even a small mistake. It uses newly drawn weights, because the stack's
+    weights could hide a mistake too: they may be pruned, 0, diverged or nearly equal. It also uses
+    new batch-norm statistics, because training changes them.
 
     Raises:
-        NotFolded: the forward pass cannot be folded so, or not be tried in float64.
+        NotFolded: the forward pass cannot be folded in this way, or cannot be tried in float64.
     """
-    # A norm in training takes no single example, which an evaluation may have.
-    few = torch.arange(_EXAMPLES, device=x.device) % x.shape[1]
-    views, x = _drawn(views), _varied(x.index_select(1, few))
+    # An evaluation may have a single example, which a norm in training mode refuses.
+    examples = torch.arange(_EXAMPLES, device=x.device) % x.shape[1]
+    views, x = _drawn(views), _varied(x.index_select(1, examples))
     module = copy.deepcopy(module).double().requires_grad_()
     with _any_kernels(), _InDouble():
         try:
             alone = _alone(module, views, x, training)
         except (torch.OutOfMemoryError, ValueError):
             raise
-        except Exception as error:  # whatever a module makes of a type that is not its own
+        except Exception as error:  # a module may raise anything when it gets another float type
             raise folding.untried(str(error).partition("\n")[0]) from error
         try:
             together = _together(module, views, x, training, folding)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a module says of shapes that alone are right
+        except Exception as error:  # a module may raise anything when it gets folded shapes
             raise folding.refusal() from error
     for part in (slice(1), slice(1, None)):  # outputs, gradients
         if not _equal(together[part], alone[part]):
@@ -58,7 +59,7 @@ def try_folding(
 
 
 def _alone(module: nn.Module, views: StackViews, x: Tensor, training: bool) -> list[Tensor]:
-    """The outputs `[R, B, ...]` of each replicate's module, and in training the gradients."""
+    """The outputs `[R, B, ...]` of each replicate's own module; with `training`, also gradients."""
     rows = []
     for r, part in enumerate(x):
         row, part = views.row(module, r).train(training), _leaf(part)
@@ -71,7 +72,7 @@ def _alone(module: nn.Module, views: StackViews, x: Tensor, training: bool) -> l
 def _together(
     module: nn.Module, views: StackViews, x: Tensor, training: bool, folding: Folding
 ) -> list[Tensor]:
-    """The same of all replicates, folded."""
+    """The same tensors as `_alone`, computed by all replicates folded together."""
     x = _leaf(x)
     net = folded(views.row(module, 0), views.weights, views.buffers, folding).train(training)
     outputs = folding.unfold(picked(net(folding.fold(x.clone()))))
@@ -84,7 +85,7 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _weighted(outputs: Tensor, r: int) -> Tensor:
-    """A sum of a replicate's outputs, each with a factor of its own."""
+    """The sum of a replicate's outputs, each multiplied by a random factor."""
     draws = torch.Generator(outputs.device).manual_seed(r)
     kind = {"dtype": outputs.dtype, "device": outputs.device}
     return (outputs * torch.randn(outputs.shape, generator=draws, **kind)).sum()
@@ -100,18 +101,21 @@ def _with_gradients(
 
 
 def _equal(ours: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether each replicate's numbers are the expected ones, up to rounding of all together."""
-    apart = size = torch.zeros(())
+    """Whether each replicate's numbers, as one vector, are the expected ones up to rounding."""
+    difference = size = torch.zeros(())
     for one, other in zip(ours, expected, strict=True):
         if one.shape != other.shape:
             return False
-        apart = apart + (one - other).flatten(1).square().sum(1)
+        difference = difference + (one - other).flatten(1).square().sum(1)
         size = size + other.flatten(1).square().sum(1)
-    return bool((apart <= _ROUNDING**2 * size).all())  # NaN is equal to nothing
+    return bool((difference <= _ROUNDING**2 * size).all())  # False if a number is NaN
 
 
 def _drawn(views: StackViews) -> StackViews:
-    """Other weights, of a size that neither grows nor fades, and the statistics of a new norm."""
+    """Copy `views` with new random weights in float64, and the statistics of a new norm.
+
+    The weights are scaled so that activations neither grow nor vanish from layer to layer.
+    """
     draws = torch.Generator(views.first.device).manual_seed(0)
     weights = {}
     for name, weight in views.weights.items():
@@ -126,7 +130,7 @@ def _drawn(views: StackViews) -> StackViews:
 
 
 def _varied(x: Tensor) -> Tensor:
-    """Inputs of which no two replicates have the same, as all have in an evaluation."""
+    """Change inputs a little, so that replicates differ: in an evaluation all get the same."""
     if not x.is_floating_point():
         return x
     draws = torch.Generator(x.device).manual_seed(2)
@@ -135,7 +139,7 @@ def _varied(x: Tensor) -> Tensor:
 
 
 class _InDouble(TorchFunctionMode):
-    """Lets what asks for a type of floats, such as `x.float()`, have float64."""
+    """Within this context, requests for any float type, such as `x.float()`, give float64."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -147,14 +151,14 @@ class _InDouble(TorchFunctionMode):
 
 
 def _double(value: Any) -> Any:
-    """Float64 in place of another type of floats; all else as it is."""
+    """Return float64 instead of any other float type; return all other values unchanged."""
     floats = isinstance(value, torch.dtype) and value.is_floating_point
     return torch.float64 if floats else value
 
 
 @contextmanager
 def _any_kernels() -> Iterator[None]:
-    """Take kernels that do not repeat their bytes too, as gradients of inputs may need them."""
+    """Allow non-deterministic kernels, which the gradients of inputs may need."""
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     try:

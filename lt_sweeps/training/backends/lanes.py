@@ -1,8 +1,8 @@
-"""`Lanes`: replicates side by side on a GPU, each in one of a few streams; on a CPU in turn.
+"""`Lanes`: run replicates side by side on a GPU, in a few streams; on a CPU one after another.
 
-One replicate's kernels leave a GPU partly idle, and in one stream the next one's wait for them.
-Where a step is captured, its graph has a branch for each lane. A row's kernels are the same ones in
-the same order in any lane, so which lane it takes changes no byte.
+The kernels of one replicate leave a GPU partly idle, and in a single stream the kernels of the next
+replicate would wait for them. If a step is captured, its graph has a branch for each lane. A
+replicate runs the same kernels in the same order in any lane, so its lane changes no byte.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 import torch
 
-# Of 4, 8 and 16 lanes, 8 were fastest on an H100, or within 4 % (convolutions of Conv-4 and
-# ResNet-20, R = 15, bf16); one took 1.5 to 3 times as long.
+# On an H100, among 4, 8 and 16 lanes, 8 were the fastest or within 4 % of it (convolutions of
+# Conv-4 and ResNet-20, R = 15, bf16); a single lane took 1.5 to 3 times as long.
 _MOST = 8
 _streams: dict[tuple[str, int], torch.cuda.Stream] = {}
 
 
 class Lanes:
-    """The streams of one stack of replicates; none on a CPU, or for a single replicate."""
+    """The streams of one stack of replicates; empty on a CPU, or for a single replicate."""
 
     def __init__(self, device: torch.device, replicates: int) -> None:
         count = min(_MOST, replicates) if device.type == "cuda" and replicates > 1 else 0
@@ -28,26 +28,28 @@ class Lanes:
 
     @contextmanager
     def fork(self) -> Iterator[None]:
-        """Around all replicates: lanes begin after what was begun before, and end before the rest.
+        """A context for the work of all replicates.
 
-        What a lane computes may be read only after this. Its memory can be used again by the same
-        lane alone, and not before the next fork, so that no tensor has to be recorded in a stream.
+        Lanes start after all work that was queued before the context. Work that is queued after the
+        context waits for all lanes, so results of a lane may be read only then. Memory that a lane
+        frees can be used again only by the same lane, and only after the next fork, so tensors need
+        no `record_stream`.
         """
         if not self._streams:
             yield
             return
-        here = torch.cuda.current_stream(self._device)
+        current = torch.cuda.current_stream(self._device)
         for stream in self._streams:
-            stream.wait_stream(here)
+            stream.wait_stream(current)
         try:
             yield
         finally:
             for stream in self._streams:
-                here.wait_stream(stream)
+                current.wait_stream(stream)
 
     @contextmanager
     def lane(self, replicate: int) -> Iterator[None]:
-        """Around one replicate."""
+        """A context for the work of one replicate, inside of `fork`."""
         if not self._streams:
             yield
             return
@@ -56,11 +58,12 @@ class Lanes:
 
 
 def stream_of(device: torch.device, number: int) -> torch.cuda.Stream:
-    """One of the streams of this process on a device, the same one for all stacks.
+    """Return the stream with this number on a device; all stacks of the process share it.
 
-    For each stream, and each thread that multiplies in it, cuBLAS gets a workspace that torch never
-    takes back (32 MiB where the bytes are repeated, see `arithmetic`), from a graph's own memory if
-    the first product is captured. A process trains many packs, and torch has 32 streams.
+    A process trains many packs, and torch has 32 streams. For each stream, and each thread that
+    multiplies in it, cuBLAS gets a workspace that torch never frees (32 MiB with
+    `deterministic=true`, see `arithmetic`); it is part of a graph's memory if the first product in
+    the stream is captured.
     """
     key = str(device), number
     if key not in _streams:

@@ -1,4 +1,4 @@
-"""`loop`: one ordinary module per replicate, its parameters and buffers views of the stack's.
+"""`loop`: one ordinary module per replicate; its parameters and buffers are views of the stack's.
 
 On a GPU the replicates run side by side (`Lanes`).
 """
@@ -20,9 +20,9 @@ _LAID_OUT = ("cpu", "cuda")
 
 
 class LoopBackend:
-    """Forward and backward of every replicate by itself.
+    """Computes the forward and backward pass of each replicate with a module of its own.
 
-    The modules are in training mode between two calls.
+    Between calls the modules are in training mode.
     """
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
@@ -87,7 +87,10 @@ def _owned(row: nn.Module, name: str, view: Tensor) -> tuple[nn.Module, str, Ten
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """`x` at an address like a lone run's: some CPU products round by the alignment of a row."""
+    """Copy `x` on a CPU unless it begins at a multiple of 64 bytes, as in a run of one replicate.
+
+    The rounding of some CPU products depends on this alignment.
+    """
     return x.clone() if x.device.type == "cpu" and x.data_ptr() % 64 else x
 
 

@@ -1,4 +1,4 @@
-"""`StackViews`: what every backend computes on, and one row of it as an ordinary module."""
+"""`StackViews`: the tensors that a backend computes on, and one row of them as a plain module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StackViews:
     """Views `[R, *shape]`, by name, of a stack's weights, gradients and buffers.
 
     A backend reads the weights, overwrites the gradients, and updates the buffers in training.
-    `loss` is that of one replicate, `arithmetic` the precision of a forward pass.
+    `loss` is the loss of one replicate; `arithmetic` is the precision of a forward pass.
     """
 
     weights: Mapping[str, Tensor]
@@ -35,11 +35,11 @@ class StackViews:
 
     @property
     def first(self) -> Tensor:
-        """Some weights, for their device and type."""
+        """The weights of the first parameter, to read the device and the type from."""
         return next(iter(self.weights.values()))
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Around every forward pass, without its loss."""
+        """A context for a forward pass, excluding the loss."""
         return self.arithmetic.autocast(self.first.device)
 
     def row(self, module: nn.Module, r: int) -> nn.Module:
@@ -51,7 +51,7 @@ class StackViews:
         }
         for name, parameter in list(row.named_parameters(remove_duplicate=False)):
             owner, leaf = owner_of(row, name)
-            owner._parameters[leaf] = views[id(parameter)]  # the same one for a tied weight
+            owner._parameters[leaf] = views[id(parameter)]  # tied weights share one parameter
         for name, buffer in self.buffers.items():
             owner, leaf = owner_of(row, name)
             owner._buffers[leaf] = buffer[r]
@@ -64,7 +64,7 @@ class StackViews:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether nothing but the code of its class runs in its forward and backward pass."""
+    """Whether only the code of a layer's class runs: no hooks, and no `forward` on the instance."""
     hooks = (
         layer._forward_hooks,
         layer._forward_pre_hooks,
@@ -85,11 +85,11 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 class ImageLayout:
-    """Images as channels_last on `devices`, where that is faster, if the module takes them so.
+    """Converts images to channels_last on `devices`, where it is faster, if the module accepts it.
 
-    All that a forward pass makes of them then has this layout. It is 1.3 times as fast on a CPU
-    (Conv-4, ResNet-20); a GPU's tensor cores read no other, so that cuDNN would rearrange the input
-    and the output of every convolution.
+    All activations of the forward pass then have this layout too. It is 1.3 times as fast on a CPU
+    (Conv-4, ResNet-20). A GPU's tensor cores read no other layout: without it cuDNN would rearrange
+    the input and the output of every convolution.
     """
 
     def __init__(self, module: nn.Module, devices: Sequence[str]) -> None:
@@ -97,9 +97,9 @@ class ImageLayout:
         self._chosen: bool | None = None
 
     def __call__(self, x: Tensor, few: Callable[[], Tensor] | None = None) -> Tensor:
-        """`x` `[N, C, H, W]`, or anything else as it is.
+        """Convert images `x` `[N, C, H, W]`; return any other input unchanged.
 
-        `few` gives some such images on which the module is tried, if not any two of `x` will do.
+        The module is tried once, on the images that `few` returns; by default the first two of `x`.
         """
         if self._chosen is None:
             devices = x.device.type in self._devices
@@ -107,7 +107,7 @@ class ImageLayout:
         return x.contiguous(memory_format=torch.channels_last) if self._chosen else x
 
     def _possible(self, x: Tensor) -> bool:
-        """Whether a forward pass takes them; one with `x.view(len(x), -1)` does not."""
+        """Whether the forward pass accepts channels_last; `x.view(len(x), -1)` does not."""
         module = self._module
         if x.ndim != 4:
             return False

@@ -1,7 +1,7 @@
-"""`stacked` and `grouped`: replicates folded into the batch, or into the channels, end to end.
+"""`stacked` and `grouped`: fold replicates into the batch or the channels for the forward pass.
 
-Layers that hold weights or look across the batch are those of a `folded` module. All else in a
-forward pass stays as it is; a trial shows once whether it keeps replicates apart.
+Layers that have weights or mix the examples of a batch are replaced (`folded`). All other
+operations of the forward pass are unchanged; a trial checks once that they keep replicates apart.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from lt_sweeps.training.backends.folding import Folding, InBatch, InChannels
 from lt_sweeps.training.backends.folding_trial import try_folding
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, convolves
 
-# Not on a CPU, where folding convolutions does not pay at all, and bytes are known.
+# Not on a CPU: folded convolutions are slow there anyway, and the layout would change known bytes.
 _LAID_OUT = ("cuda",)
 
 
 class StackedBackend:
-    """The module with stacked layers; `grouped` folds replicates into the channels."""
+    """Computes all replicates with one module of stacked layers.
+
+    Replicates are folded into the channels if `grouped`, otherwise into the batch.
+    """
 
     def __init__(self, module: nn.Module, views: StackViews, *, grouped: bool) -> None:
         self._module, self._views = module, views
@@ -53,7 +56,7 @@ class StackedBackend:
         return outputs
 
     def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The losses `[R]`: of classes in one call, of other tasks one replicate after another."""
+        """The losses `[R]`: class losses in one call, other losses one replicate after another."""
         if y.ndim == 2 and outputs.ndim == 3 and self._loss.kind.has_cross_entropy:
             options: Any = {"reduction": "none", "label_smoothing": self._loss.smoothing}
             losses = F.cross_entropy(outputs.flatten(0, 1), y.flatten(), **options)
@@ -63,7 +66,7 @@ class StackedBackend:
 
     def _outputs(self, x: Tensor) -> Tensor:
         """Outputs `[R, B, ...]` of inputs `[R, B, ...]`."""
-        if not self._tried:  # in both modes, so that what is refused never depends on the first
+        if not self._tried:  # tries both modes: a refusal must not depend on which comes first
             for training in (False, True):
                 try_folding(self._module, self._views, self._folding, x, training=training)
             self._tried = True

@@ -1,4 +1,4 @@
-"""`vmap`: `torch.func` over the replicates, for any module; tests compare the others with it."""
+"""`vmap`: `torch.func.vmap` over the replicates; tests compare the other backends with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lt_sweeps.training.backends.stack_views import StackViews
 
 
 class VmapBackend:
-    """One functional call of the unmodified module, mapped over the replicates."""
+    """Computes one functional call of the unmodified module, mapped over the replicates."""
 
     def __init__(self, module: nn.Module, views: StackViews) -> None:
         self._task_loss, self._autocast = views.loss, views.autocast
@@ -57,5 +57,5 @@ class VmapBackend:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         state = {**weights, **fixed, **buffers}
         loss = self._task_loss.mean(self._outputs(state, x), y)
-        # functional_call puts buffers that the module replaced back into `state`
+        # functional_call writes buffers that the module replaced back into `state`
         return loss, {name: state[name] for name in buffers}
