@@ -1,4 +1,4 @@
-"""`Planned`: one cell with its stages, which its method makes from its config alone."""
+"""`Planned`: one cell with its stages, which its method creates from the cell's config alone."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ _layout = functools.cache(layout)  # most cells of a sweep share one
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell with what it takes: its seed, its last stages, and all work up to there.
+    """A cell with its seed, its last stages, and all trainings that lead up to them.
 
-    `signature` names the cell for all its seeds: equal for cells that ask for the same thing.
-    `labels` are the options that count in it; None for a group that the method does not take.
-    `levels` has the level of every work that is a result, by key; all other work is the search.
+    `signature` identifies the cell without its seed: cells that compute the same thing share it.
+    `labels` are the options that matter for it; None for a group that the method does not use.
+    `levels` has the level of each training that is a result, by key. All other trainings only
+    search for a ticket.
     """
 
     cell: Cell
@@ -50,7 +51,7 @@ class Planned:
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """All work for its seed."""
+        """All trainings of the cell, for its seed."""
         return tuple(Unit(stage, self.seed) for stage in self.trainings)
 
     @property
@@ -67,16 +68,20 @@ class Planned:
 
 
 def planned_cell(cell: Cell) -> Planned:
-    """One cell's stages. Raises: ValueError: the cell is wrong; the line begins with the key."""
+    """Plan one cell.
+
+    Raises:
+        ValueError: the cell's config is wrong; the message begins with the key.
+    """
     config = cell.config
     _check_keys(config)
-    _layout(Config(cell.report))  # a mistake in it is said before anything runs
+    _layout(Config(cell.report))  # raises an error for a wrong key before anything runs
     settings = Config({key: value for key, value in config.items() if key not in MACHINE_KEYS})
     lasts, chain = _last_stages(settings, config["data_dir"])
     work, keys = trainings(*lasts), [last.key for last in lasts]
     if chain:
         levels = {stage.key: stage.level for stage in work}
-    else:  # several results count from 0 where the first is dense, and from 1 else
+    else:  # count results from 0 if the first is dense, otherwise from 1
         levels = {key: n for n, key in enumerate(keys, min(1, lasts[0].level))}
     experiment = cell.choices.get("experiment") or "default"
     return Planned(
@@ -91,7 +96,7 @@ def planned_cell(cell: Cell) -> Planned:
 
 
 def _check_keys(config: Config) -> None:
-    if "experiment" in config:  # where Hydra puts a yaml of that group by itself
+    if "experiment" in config:  # Hydra puts it there without `# @package _global_`
         raise ValueError("experiment: begin the yaml of yours with `# @package _global_`")
     for key in config:
         if key not in _KEYS:
@@ -104,7 +109,7 @@ def _check_keys(config: Config) -> None:
 
 
 def _labels(cell: Cell) -> dict[str, str | None]:
-    """The options of a cell; None for a group that its method does not take."""
+    """The options of a cell; None for a group that its method does not use."""
     ignored = set(SUPPLIED) - set(groups_taken(cell.config["method"]))
     return {
         group: None if group in ignored else option
@@ -115,7 +120,7 @@ def _labels(cell: Cell) -> dict[str, str | None]:
 
 @functools.cache
 def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]:
-    """What the method returns, and whether it is one chain, all of whose levels are results."""
+    """The method's last stages, and whether they are one chain whose levels are all results."""
     data = Call.of(config["dataset"], where="dataset", supplied=("data_dir",))
     task = Task(data, data_dir, TaskKind.of(config.get("task")))  # none in an earlier frozen cell
     dataset = task.dataset
@@ -150,9 +155,9 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
 
 @functools.cache
 def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> None:
-    """Try what a recipe brings of a user's on a network's shapes.
+    """Try a recipe's user-defined optimizer, clipping and augmentation on the network's shapes.
 
-    Raises: ValueError: an optimizer, a clipping or an augmentation that cannot do what is asked.
+    Raises: ValueError: one of them does not work.
     """
     shapes = {name: tuple(p.shape) for name, p in network.module().named_parameters()}
     if isinstance(recipe.optimizer, Call):

@@ -1,4 +1,4 @@
-"""The plan: every cell's stages, each once, and what of them is not stored yet."""
+"""The plan: the stages of all cells, each once, and the units that are not stored yet."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from lt_sweeps.storage.store import Store
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a multirun, and what they need in all."""
+    """All cells of a multirun, with the units and snapshots that they need together."""
 
     cells: tuple[Planned, ...]
     asked: int
     moments: Mapping[str, frozenset[Moment]]
-    notes: tuple[str, ...] = ()  # what was given and is not taken
+    notes: tuple[str, ...] = ()  # keys that were set and have no effect
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """All work for every seed that needs it, once, after the work that it starts from."""
+        """Each unit of work once, sorted so that a unit comes after the units that it needs."""
         units = dict.fromkeys(unit for cell in self.cells for unit in cell.units)
         return tuple(sorted(units, key=lambda unit: unit.stage.depth))
 
@@ -43,15 +43,15 @@ class Plan:
 
     @functools.cached_property
     def best_reported(self) -> frozenset[str]:
-        """The keys of trainings whose best evaluation a cell reports, and not the end."""
+        """The keys of trainings for which a cell reports the best evaluation instead of the end."""
         best = (cell for cell in self.cells if cell.report_at == "best")
         return frozenset(s.key for cell in best for s in cell.trainings if s.key in cell.levels)
 
     def missing(self, store: Store, *, thorough: bool = False) -> tuple[Unit, ...]:
         """The units that are not stored, or lack a snapshot that a later stage needs.
 
-        With `thorough` all that is stored is read and compared with its stage, not only its head,
-        unless that was done before and no file has changed since.
+        With `thorough`, each stored file is read in full and compared with its stage, not only its
+        header. Files that were verified before and have not changed since are skipped.
         """
         tickets = StoredTickets(store, thorough=thorough)
         missing = tuple(unit for unit in self.units if not tickets.holds_unit(unit, self.moments))
@@ -62,22 +62,22 @@ class Plan:
     def _needed(
         self, missing: Sequence[Unit], tickets: StoredTickets, dropped: Mapping[str, frozenset[str]]
     ) -> tuple[Unit, ...]:
-        """The missing units without those that were dropped and whose results records hold."""
+        """The missing units, except dropped ones whose results are still in the records."""
         spared = {unit for unit in missing if tickets.holds_unit(unit, self.moments, dropped)}
         for cell in self.cells:
             if not spared.isdisjoint(cell.units) and not _is_done(cell, tickets.store):
                 spared.difference_update(cell.units)
-        for unit in missing:  # what is computed needs all that it starts from
+        for unit in missing:  # a unit that is computed needs all earlier trainings
             if unit not in spared:
                 spared -= {Unit(stage, unit.seed) for stage in trainings(unit.stage)}
         return tuple(unit for unit in missing if unit not in spared)
 
 
 def plan(cells: Sequence[Cell]) -> Plan:
-    """The plan of these cells; nothing is computed.
+    """Plan cells; nothing is computed.
 
     Raises:
-        ValueError: a cell is wrong: the first line of every error says where.
+        ValueError: a cell's config is wrong; the first line of the message says where.
     """
     planned = [planned_cell(cell) for cell in cells]
     _check_defaults_of_torch()
@@ -97,10 +97,10 @@ def plan(cells: Sequence[Cell]) -> Plan:
 
 
 def _check_defaults_of_torch() -> None:
-    """Raises: ValueError: a module of the user's has changed what every network is made of.
+    """Raises: ValueError: a user-defined module has changed torch's default dtype or device.
 
-    Planning has imported these modules. The initial weights of a network of ours would be drawn
-    otherwise, and stored under the key that all other sweeps share.
+    Planning has imported these modules. With other defaults the initial weights of a network would
+    differ, and would be stored under the key that all other sweeps share.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if dtype != torch.float32 or device.type != "cpu":

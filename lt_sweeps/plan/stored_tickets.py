@@ -1,4 +1,4 @@
-"""`StoredTickets`: what lies in a store at one moment, for a question about many units."""
+"""`StoredTickets`: a snapshot of a store, to look up the tickets of many units quickly."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
 
 
 class StoredTickets:
-    """The tickets of a store, for one question: each folder is listed once, each file seen once.
+    """The tickets of a store at one moment: lists each folder once and examines each file once.
 
     A ticket that was verified before, and has not changed since, is not read again.
 
     Args:
-        thorough: read and compare all of a ticket, and not only its head; note what was right.
-        recall: use what was verified before. Reading that is worth it for a question about a root,
-            and not for one about a pack.
+        thorough: read and compare each whole ticket, not only its header; note correct tickets.
+        recall: read the list of tickets that were verified before. This pays off for all units of a
+            root, and not for the few units of a pack.
     """
 
     def __init__(self, store: Store, *, thorough: bool, recall: bool = True) -> None:
@@ -38,7 +38,7 @@ class StoredTickets:
         self._versions: dict[str, str | None] = {}
 
     def holds(self, stage: Work | Init, seed: Seed, moment: Moment = "end") -> bool:
-        """Whether the ticket of a stage is there and is right; what is there and wrong is said."""
+        """Whether the store holds a correct ticket of a stage; a wrong ticket is reported."""
         name = f"{stage.key}/{_file(seed, moment)}"
         if not self._exists(name):
             return False
@@ -57,17 +57,18 @@ class StoredTickets:
         moments: Mapping[str, frozenset[Moment]],
         dropped: Mapping[str, frozenset[str]] | None = None,
     ) -> bool:
-        """Whether nothing of a unit has to be computed, with the moments that its stage saves.
+        """Whether a unit needs no computation: its ticket and all required snapshots are stored.
 
-        A ticket beside a checkpoint belongs to a pack that was killed while it wrote its tickets.
-        The pack then goes on from the checkpoint and writes them again, with the same bytes.
+        If a checkpoint is still next to the ticket, the pack was killed while it wrote its tickets.
+        The pack then continues from the checkpoint and writes them again, with the same bytes.
 
         Args:
-            dropped: files by stage that may be absent.
+            moments: the moments of which each stage must save a snapshot, by stage key.
+            dropped: the files of each stage that may be absent.
         """
         stage, seed = unit.stage, unit.seed
         spared = (dropped or {}).get(stage.key, ())
-        # Its start can be made again without training.
+        # The snapshot at the start can be computed again without training.
         for moment in ("end", *(moments.get(stage.key, frozenset()) - {"start"})):
             file = _file(seed, moment)
             absent_and_spared = file in spared and not self._exists(f"{stage.key}/{file}")
@@ -76,7 +77,7 @@ class StoredTickets:
         return not self.is_training(stage.key, seed)
 
     def is_training(self, key: str, seed: Seed) -> bool:
-        """Whether a checkpoint of an unfinished training lies there."""
+        """Whether the store holds a checkpoint of an unfinished training."""
         if key not in self._training:
             pairs = map(ticket_file.CHECKPOINT.fullmatch, self._names(key))
             self._training[key] = frozenset(pair[1] for pair in pairs if pair)
@@ -88,7 +89,7 @@ class StoredTickets:
         return self._version(name) if self._exists(name) else None
 
     def _seen(self, stage: Work | Init, seed: Seed, name: str) -> str | None:
-        """The versions of a ticket, and of the one in whose mask its own has to lie."""
+        """The versions of a ticket and of the ticket whose mask must contain its mask."""
         own, parent = self._version(name), mask_origin(stage)[1]
         if own is None or parent is None:
             return own
@@ -119,7 +120,7 @@ def _file(seed: Seed, moment: Moment) -> str:
 
 @functools.cache
 def _checks() -> str:
-    """What changes with any of the checks: a ticket that passed others is checked again."""
+    """A hash of the code that checks tickets; after an edit of it, tickets are checked again."""
     content = hashlib.sha256()
     for module in (ticket_checks, ticket_file, ticket_facts):
         content.update(Path(module.__file__ or "").read_bytes())

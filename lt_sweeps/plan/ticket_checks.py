@@ -1,8 +1,8 @@
-"""Whether a stored ticket is what its stage says: its level, its step, its weights and its mask.
+"""Check that a stored ticket agrees with its stage: its level, step, weights and mask.
 
-A checksum shows that a file is as it was written, and its header that it lies where it was written.
-What is checked here shows that it could have been written there: a ticket that was edited, with new
-checksums, keeps more weights than its level was to keep, or weights that its parent had pruned.
+A checksum shows that a file was not changed, and its header shows that it was not moved. The checks
+here find a ticket that its stage cannot have written. Example: a ticket that was edited and given
+new checksums keeps more weights than its level allows, or weights that its parent has pruned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
 from lt_sweeps.storage.verified_files import version
 
-# What the header of every ticket holds, and what that of a classification holds beside it.
+# The metrics in the header of every ticket, and those that a classification adds.
 _WHENS = ("best", "end")
 _CLASSES = {
     f"{when}_{name}" for when in _WHENS for name in ("val_accuracy", "test_accuracy", "one_class")
@@ -37,9 +37,9 @@ _METRICS -= _CLASSES
 def is_stored(
     stage: Work | Init, seed: Seed, moment: Moment, store: Store, *, thorough: bool = False
 ) -> bool:
-    """Whether a stage's ticket is there and is right; what is there and wrong is said.
+    """Whether the store holds a correct ticket of a stage; a wrong ticket is reported.
 
-    Only the head of the file is read, unless `thorough`.
+    Only the header of the file is read, unless `thorough`.
     """
     if not thorough:
         return stored_facts(stage, seed, moment, store) is not None
@@ -54,7 +54,10 @@ def is_stored(
 def stored_facts(
     stage: Work | Init, seed: Seed, moment: Moment, store: Store
 ) -> TicketFacts | None:
-    """The facts of a stage's ticket, if it is there and its head is right; else that is said."""
+    """The facts of a stage's ticket if its header is correct; None if it is absent or wrong.
+
+    A wrong ticket is reported.
+    """
     facts = store.facts(stage.key, seed, moment)
     if facts is not None and (fault := header_fault(stage, moment, facts)):
         say_unused(f"{store.path(stage.key, seed, moment)}: {fault}")
@@ -63,7 +66,7 @@ def stored_facts(
 
 
 def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
-    """What the header of a ticket says that its stage does not; nothing if they agree."""
+    """The first difference between a ticket's header and its stage, in words; empty if none."""
     steps = {"end": stage.step, "best": stage.step, "start": _first_step(stage)}
     expected = {"level": stage.level, "step": steps.get(str(moment), moment)}
     if isinstance(stage, Work):
@@ -77,7 +80,7 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
             return f"{name} {getattr(facts, name)} where its stage has {value}"
     left = sum(facts.layers_remaining.values())
     kept = stage.sparsifier.kept_at_end
-    # A search keeps about as many as it was asked for; a training that prunes keeps exactly them.
+    # A mask search keeps about the requested number; a training that prunes keeps exactly it.
     if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
         return f"{left} weights where its training keeps {kept}"
     pruning, _ = mask_origin(stage)
@@ -89,14 +92,14 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
 
 
 def ticket_fault(stage: Work | Init, seed: Seed, moment: Moment, store: Store) -> str:
-    """What is wrong with a stored ticket, for which all of it and its parent's are read."""
+    """The first fault of a stored ticket, empty if none; reads all of it and of its parent."""
     _, parent = mask_origin(stage)
     paths = [store.path(stage.key, seed, moment)]
     paths += [] if parent is None else [store.path(parent.key, seed)]
     return _fault(stage, seed, moment, store, tuple(map(version, paths)))
 
 
-@functools.cache  # a dense run is the parent of many
+@functools.cache  # a dense run is the parent of many tickets
 def _fault(
     stage: Work | Init, seed: Seed, moment: Moment, store: Store, seen: tuple[str | None, ...]
 ) -> str:
@@ -121,7 +124,7 @@ def _read(store: Store, key: str, seed: Seed, moment: Moment, seen: str | None) 
 def _faults(
     stage: Work | Init, facts: TicketFacts, ticket: Ticket, parent: Ticket | None
 ) -> Iterator[str]:
-    """What of a ticket cannot be so; only the first is asked for."""
+    """The contradictions between a ticket and its stage; callers read only the first."""
     if isinstance(stage, Work) and not stage.stores_ticket:
         return
     shapes = {n: (t.is_floating_point(), tuple(t.shape[1:])) for n, t in ticket.state.items()}
@@ -161,7 +164,7 @@ def _unlike_parent(
 
 
 def _parent(stage: Work | Init, seed: Seed, store: Store, seen: str | None) -> Ticket | None:
-    """The ticket in whose mask a stage's own lies, if it is stored and whole."""
+    """The ticket whose mask must contain the stage's mask; None if it is absent or damaged."""
     _, parent = mask_origin(stage)
     try:
         return None if parent is None else _read(store, parent.key, seed, "end", seen)
@@ -171,7 +174,7 @@ def _parent(stage: Work | Init, seed: Seed, store: Store, seen: str | None) -> T
 
 @functools.cache
 def mask_origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
-    """The pruning that made the mask of a stage, and the stored ticket that was pruned."""
+    """The pruning that made a stage's mask, and the stored ticket that it pruned."""
     pruning, at = None, stage.mask_within
     while at is not None:
         if isinstance(at, Init) or (isinstance(at, Work) and at.stores_ticket):
@@ -186,28 +189,28 @@ def _first_step(stage: Work | Init) -> int:
 
 
 def _counts(pruning: Prune) -> bool:
-    """Whether a pruning keeps the number of weights that its target says."""
+    """Whether a pruning must keep the number of weights that its target states."""
     names = tuple(name for name, _ in pruning.criterion.evidence)
     return pruning.target_sparsity is not None and _scores(pruning.criterion.call, names)
 
 
 @functools.cache
 def _scores(criterion: Call, names: Sequence[str]) -> bool:
-    """Whether a criterion scores weights; one that returns a mask keeps as many as it likes.
+    """Whether a criterion scores weights; one that returns a mask may keep any number of them.
 
-    Only a call shows which of the two it is. A criterion that cannot take five weights is not
-    known, so its tickets are not held to a number.
+    Only a call shows which of the two it is. If the call with five weights fails, the answer is
+    False, so the number of kept weights is not checked.
     """
     weights = torch.linspace(-1, 1, 5)
     evidence = {n: weights > 0 if n in ("keeps", "sampled") else weights for n in names}
     try:
         return criterion(**evidence).dtype != torch.bool
-    except Exception:  # whatever a function of a person's raises
+    except Exception:  # a user-defined criterion may raise anything
         return False
 
 
 def _pins_to_zero(stage: Work | Init) -> bool:
-    """Whether weights that were pruned before a training are 0 after it."""
+    """Whether weights that are pruned before a training must be 0 after it."""
     if not (isinstance(stage, Work) and isinstance(stage.start, Reset)):
         return False
     zero = stage.start.freeze.target == "lt_sweeps.sparsity.freezes.zero"
