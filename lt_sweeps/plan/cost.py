@@ -1,4 +1,4 @@
-"""Cost: how long a training takes and how many fit into memory, from shapes and measurements."""
+"""Estimate how long a training takes and how many replicates fit into memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.store import UnitCost
 from lt_sweeps.storage.unit_costs import known_speeds
 
-# First guesses, replaced by this root's own measurements: multiply-adds per second, seconds a step.
+# First guesses, until this root has measurements: multiply-adds per second, seconds per step.
 _RATE = {"cpu": 1.5e10, "cuda": 2e13}
 _STEP = {"cpu": 4e-4, "cuda": 1e-4}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One example's forward pass: multiply-adds, and numbers kept for the backward pass."""
+    """One example's forward pass: its multiply-adds, and the numbers kept for the backward pass."""
 
     multiply_adds: int
     activations: int
@@ -37,14 +37,14 @@ class Shape:
 
 @functools.cache
 def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
-    """Counted in the forward pass of one example; the weights are whatever the memory holds."""
+    """Count the operations of one example's forward pass; the weights are left uninitialised."""
     # Not on `meta`: its first forward pass imports three seconds of torch. Nor by `to_empty`, whose
     # `empty_like` of a tensor on `meta` imports sympy.
     module = network.module()._apply(_any_values).eval()
     counts = {"multiply_adds": 0, "activations": 0}
 
     def count(part: nn.Module, _: object, output: object) -> None:
-        output = output[0] if isinstance(output, tuple) else output  # of attention and recurrence
+        output = output[0] if isinstance(output, tuple) else output  # attention, recurrence
         if not isinstance(output, torch.Tensor):
             return
         places = output.numel() // output.shape[-1]
@@ -68,7 +68,7 @@ def shape(network: Network, dtype: torch.dtype = torch.float32) -> Shape:
 
 
 def _any_values(tensor: Tensor) -> Tensor:
-    """A tensor of `meta` on the CPU; whole numbers are 0, because they may be indices."""
+    """A CPU tensor like one on `meta`; integers are 0, because they may be indices."""
     if not tensor.is_meta:
         return tensor
     made = torch.empty if tensor.is_floating_point() else torch.zeros
@@ -76,13 +76,13 @@ def _any_values(tensor: Tensor) -> Tensor:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that are free on a device of this machine."""
+    """The number of free bytes on a device of this machine."""
     cuda = device.startswith("cuda")
     return torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
 
 
 def stack_size(stage: Work, *, memory: int) -> int:
-    """How many replicates fit into half of `memory`, in bytes."""
+    """The number of replicates that fit into half of `memory` (bytes)."""
     dataset = stage.training.task.dataset
     one = shape(stage.network, dataset.input_dtype)
     # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
@@ -96,7 +96,7 @@ def stack_size(stage: Work, *, memory: int) -> int:
 
 
 def stack_sizes(units: Iterable[Unit], given: int | None, *, memory: int) -> dict[str, int]:
-    """The largest stack of each stage, by its key: as given, or as many as fit into `memory`."""
+    """The largest stack size per stage key: as configured, or as many as fit in `memory`."""
     stages = {unit.stage.key: unit.stage for unit in units}
     return {key: given or stack_size(stage, memory=memory) for key, stage in stages.items()}
 
@@ -110,11 +110,11 @@ class Speeds:
 
     @classmethod
     def of(cls, root: Path) -> Speeds:
-        """What has been measured; a file that cannot be read is ignored: it is only a guess."""
+        """Read the measurements; an unreadable file is ignored, since they only refine a guess."""
         return cls(root / "speeds.json", known_speeds(root))
 
     def seconds(self, stage: Work, replicates: int, device: str) -> tuple[float, bool]:
-        """Estimated seconds of a stacked training, and whether it rests on a measurement.
+        """The estimated seconds of a stacked training, and whether they come from a measurement.
 
         `device` is `cpu`, the name of a GPU, or `cuda` for a GPU of another machine.
         """
@@ -138,7 +138,7 @@ class Speeds:
         return min(on_gpus, default=None)
 
     def learn(self, stage: Work, cost: UnitCost) -> None:
-        """Remember how long a whole training took, with the time of all its interrupted parts."""
+        """Save how long a whole training took, including the time before each interruption."""
         if not cost.seconds or not stage.length:
             return
         rate, name = stage.length / cost.seconds, f"{kind(stage)} {cost.device}"
@@ -147,6 +147,6 @@ class Speeds:
 
 
 def kind(stage: Work) -> str:
-    """The name under which the speed of trainings like this one is remembered."""
+    """The name under which the speed of similar trainings is saved."""
     recipe = stage.training.recipe
     return f"{stage.network.net} {stage.network.input_shape} b{recipe.batch_size}"

@@ -1,4 +1,4 @@
-"""An optimizer of torch's or of a user's, and the clipping before it, tried before they train."""
+"""Try the optimizers of torch and of users, and their clipping, before anything trains."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.users_mistakes import told_by
 
 _KEPT = Tensor | int | float | None
-_SIDE = 3  # of the small tensors that an optimizer is tried on
-_CLIPS = 8  # times that each gradient is clipped: a function may change only after some calls
+_SIDE = 3  # the largest side of the tensors that an optimizer is tried on
+_CLIPS = 8  # calls of a clipping on the same gradients; it may behave differently only later
 
 
 def make_optimizer(
     call: Call, parameters: Sequence[Tensor], lr: float, *, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of a yaml on these tensors, with another weight decay where one is given.
+    """Create a yaml's optimizer for these tensors; `weight_decay`, if given, replaces its own.
 
-    Raises: ValueError: it cannot be made, or is not what a training loop can step.
+    Raises: ValueError: the optimizer cannot be created, or the training loop cannot step it.
     """
     where, more = f"recipe.optimizer: `{call.target}`", {}
     if weight_decay is not None and "weight_decay" in call.names:
@@ -34,11 +34,11 @@ def make_optimizer(
     arguments: Mapping[str, Any] = {**call.args, **more, "params": list(parameters), "lr": lr}
     try:
         optimizer = call.function(**arguments)
-    except Exception as error:  # it is the user's, or was given what it does not take
+    except Exception as error:  # user-defined, or called with wrong arguments
         raise ValueError(f"{where} cannot be made: {told_by(error)}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"{where} is no torch.optim.Optimizer")
-    for group in optimizer.param_groups:  # whatever its class calls the argument
+    for group in optimizer.param_groups:  # the class may call its argument differently
         if weight_decay is not None and "weight_decay" in group:
             group["weight_decay"] = weight_decay
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -51,9 +51,10 @@ def make_optimizer(
 
 
 def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) -> None:
-    """Make the optimizer on small tensors of as many dimensions, and take a step.
+    """Create the optimizer for small tensors with these numbers of dimensions, and take a step.
 
-    Raises: ValueError: it cannot be made or stepped, or keeps what no checkpoint would hold.
+    Raises: ValueError: the optimizer cannot be created or stepped, draws random numbers, or keeps
+        state that a checkpoint would not hold.
     """
     small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
     parameters = [torch.ones(shape) for shape in sorted(small)]
@@ -73,9 +74,9 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
 
 
 def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Clip small gradients, whose size falls and rises, several times over.
+    """Call a clipping several times on the same small gradients, of three magnitudes.
 
-    Raises: ValueError: the function fails, or does not do the same to the same gradients again.
+    Raises: ValueError: the function fails, or changes the same gradients differently later.
     """
     where = f"recipe.clip: `{call.target}`"
     small = {name: [min(side, _SIDE) for side in shape] for name, shape in shapes.items()}
@@ -104,17 +105,17 @@ def _equal(first: Tensor, again: Tensor) -> bool:
 
 
 def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, str]:
-    """What an optimizer has of its own that no checkpoint holds, as texts to compare."""
+    """The attributes of an optimizer that no checkpoint holds, as texts to compare."""
     held = ("state", "param_groups", "defaults", "params")
     own = {n: v for n, v in vars(optimizer).items() if n not in held}
     for group in optimizer.param_groups:
         own |= {n: v for n, v in group.items() if type(v) in (list, dict, tuple)}
-    # A truth value may say what was warned of.
+    # A bool may only record that a warning was given.
     return {n: _text(v, optimizer) for n, v in own.items() if n not in held and type(v) is not bool}
 
 
 def _text(value: Any, owner: torch.optim.Optimizer) -> str:
-    """A text of all that a value holds, of the optimizers too that an optimizer is made of."""
+    """The content of a value as text, including optimizers that are wrapped in this one."""
     if isinstance(value, torch.optim.Optimizer):
         return "" if value.state is owner.state else repr(dict(value.state))
     if isinstance(value, list | tuple):
@@ -124,7 +125,7 @@ def _text(value: Any, owner: torch.optim.Optimizer) -> str:
     if isinstance(value, torch.Generator):
         return repr(value.get_state().tolist())
     if isinstance(value, logging.Logger):
-        return ""  # it notes which levels it writes
+        return ""  # its content changes with the levels that it has written
     plain = isinstance(value, Tensor) or not hasattr(value, "__dict__")
     return repr(value) if plain else repr(vars(value))
 
@@ -132,9 +133,9 @@ def _text(value: Any, owner: torch.optim.Optimizer) -> str:
 def try_step(
     call: Call, parameters: Sequence[Tensor], lr: float, *, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer after a step along gradients of 0: what it keeps between two steps.
+    """Create an optimizer and take a step with gradients of 0, so that all its state exists.
 
-    Raises: ValueError: it cannot be stepped, or draws random numbers.
+    Raises: ValueError: the optimizer cannot be created or stepped, or draws random numbers.
     """
     optimizer = make_optimizer(call, parameters, lr, weight_decay=weight_decay)
     _step(call, optimizer, parameters)
@@ -142,7 +143,10 @@ def try_step(
 
 
 def _step(call: Call, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
-    """A step along gradients of 0. Raises: ValueError: as `try_step`."""
+    """Take a step with gradients of 0.
+
+    Raises: ValueError: the optimizer cannot be stepped, or draws random numbers.
+    """
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     before = torch.get_rng_state()

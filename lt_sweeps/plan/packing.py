@@ -1,4 +1,4 @@
-"""`Pack`: units that train together on one device, and which packs wait for which."""
+"""`Pack`: units that train stacked on one device, and the order in which packs can run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pack:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps, a score counting as one."""
+        """The number of optimizer steps; scoring without training counts as one."""
         return max(1, self.units[0].stage.length)
 
 
@@ -52,7 +52,7 @@ def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int)
 
 
 def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
-    """The packs that must be done before each pack, by name: they train what it starts from."""
+    """For each pack, the names of the packs that must finish before it."""
     made_by = {unit: pack.name for pack in packs for unit in pack.units}
     return {
         pack.name: {

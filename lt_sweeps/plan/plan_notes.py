@@ -1,4 +1,4 @@
-"""What a plan says beside its numbers: what was given and is not taken, or does nothing."""
+"""The notes of a plan: settings that have no effect, and what seeds and groups mean for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lt_sweeps.sparsity.group_schedules import group_counts
 
 
 def notes(planned: Sequence[Planned]) -> Iterator[str]:
-    """The notes on the cells of a multirun; several cells may lead to the same one."""
+    """The notes on the cells of a multirun; several cells may cause the same note."""
     alike: dict[str, list[Planned]] = {}
     for cell in planned:
         alike.setdefault(cell.signature, []).append(cell)
@@ -25,7 +25,7 @@ def notes(planned: Sequence[Planned]) -> Iterator[str]:
 
 
 def _given_weights(cell: Planned) -> Iterator[str]:
-    """What a seed changes, where it does not draw the weights."""
+    """Say what a seed changes if it does not draw the weights."""
     network = cell.last.network
     if network.weights is not None:
         drawn = ", ".join(sorted(network.drawn)) or "no weights"
@@ -45,7 +45,7 @@ def _late_milestones(cell: Planned) -> Iterator[str]:
 
 
 def _untaken(cells: Sequence[Planned]) -> Iterator[str]:
-    """Groups that were swept for a method that does not take them, and keys that were given."""
+    """Name the groups that were swept, and the keys that were set, without effect on the method."""
     method, folded = cells[0].labels["method"], set[str]()
     for group in GROUPS:
         options = {cell.cell.choices.get(group) for cell in cells}
@@ -59,7 +59,7 @@ def _untaken(cells: Sequence[Planned]) -> Iterator[str]:
 
 
 def _equal_cells(cells: Sequence[Cell]) -> Iterator[str]:
-    """That cells with other overrides lead to the same stages, by the overrides that differ."""
+    """Say which cells lead to the same stages although their overrides differ."""
     words = dict.fromkeys(word for cell in cells for word in cell.overrides)
     differing = [word for word in words if not all(word in cell.overrides for cell in cells)]
     if differing:
@@ -67,7 +67,7 @@ def _equal_cells(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _counts_of_groups(cell: Planned) -> Iterator[str]:
-    """How many groups of weights each layer keeps, where they stay or go together."""
+    """Say how many groups each layer keeps, if weights are kept or pruned in groups."""
     prunings = [stage for stage in ancestors(cell.last) if isinstance(stage, Prune)]
     if prunings and (grouped := prunings[0].criterion.granularity) is not None:
         yield from group_counts(grouped, [p.target for p in prunings], prunings[0].network)

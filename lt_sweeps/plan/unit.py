@@ -1,4 +1,4 @@
-"""`Unit`: the smallest thing that is computed and stored, and the data that units train on."""
+"""`Unit`: a stage for one seed, the smallest work that is stored, and the data of units."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Unit:
 
     @property
     def name(self) -> UnitName:
-        """As a manifest names it."""
+        """The name of the unit in a manifest."""
         return self.stage.key, str(self.seed)
 
 
 def tasks_of(units: Iterable[Unit]) -> list[Task]:
-    """The tasks that units train on, each once, in their order."""
+    """The distinct tasks that units train on, in the order of the units."""
     return list(dict.fromkeys(unit.stage.training.task for unit in units))
 
 
