@@ -1,5 +1,5 @@
-"""Results for other code, results of other code for us, and audits of both.
+"""Export our results for other code, import other code's results, and audit both.
 
-Start at `exported_tables.export_tables`, `exported_ticket.export_ticket`, `import_results.import_`,
-`audit_results.audit`.
+Start at `exported_tables.export_tables`, `exported_ticket.export_ticket`, `import_results.import_`
+or `audit_results.audit`.
 """

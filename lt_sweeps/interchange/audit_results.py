@@ -1,4 +1,4 @@
-"""`audit`: what can be recomputed from stored files alone, one verdict per check."""
+"""`audit`: recompute stored results from their files alone, with one verdict per check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lt_sweeps.interchange.auditing.ticket_audit import audit_ticket, is_ticket
 from lt_sweeps.storage.atomic_write import write_whole
 
 FORMAT = "lt_sweeps.audit/1"
-_SHOWN = 5  # faults of a check that the terminal shows
+_SHOWN = 5  # most faults per check shown in the terminal
 _COLOURS = {"pass": "green", "FAIL": "bold red", "not checked": "yellow"}
 T = TypeVar("T")
 
@@ -36,17 +36,17 @@ def audit(
     out: Path | None = None,
     console: Console | None = None,
 ) -> bool:
-    """Audit a sweep's folder, a root, a cell, a file of weights, or an open_lth folder.
+    """Audit a sweep's folder, a root, a cell, a weight file, or an open_lth folder.
 
-    Nothing in `where` is changed, and none of its code runs. Prints a table; with `out` all of it
-    is written there as JSON. Returns whether no check has failed.
+    Nothing in `where` is changed, and no code stored in it runs. Prints a table; if `out` is given,
+    also writes all verdicts to that file as JSON. Returns True if no check failed.
 
     Args:
-        sample: how many trainings are evaluated again, or `all`.
-        repeat: how many are trained again and compared to the bit, or `all`.
-        trust: modules, with commas between, whose functions a stored config may name.
+        sample: how many trainings to evaluate again, or `all`.
+        repeat: how many trainings to train again and compare bit by bit, or `all`.
+        trust: comma-separated modules whose functions a stored config may name.
 
-    Raises: ValueError: a wrong argument, or nothing there that can be audited.
+    Raises: ValueError: an argument is wrong, or `where` holds nothing that can be audited.
     """
     where, console = Path(where), console or Console()
     modules = trusted_modules(trust)
@@ -76,7 +76,7 @@ def _count(key: str, value: str) -> int | None:
 def _audit_ours(
     where: Path, sample: int | None, repeat: int | None, trust: Sequence[str], console: Console
 ) -> list[CheckVerdict]:
-    """The verdicts on results of ours, with a bar of how far it is while they are read."""
+    """Audit results that lt_sweeps wrote, with a progress bar, and return the verdicts."""
     findings = Findings()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True) as progress:

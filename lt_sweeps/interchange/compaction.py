@@ -1,10 +1,11 @@
-"""Compaction: a pruned network as a smaller dense one that computes the same.
+"""Compaction: turn a pruned network into a smaller dense one that computes the same function.
 
-A channel goes if no layer reads it, or if it is the same number for every input because all weights
-that write to it are 0. Then it still emits its bias and what a batch norm makes of that, so its
-part is laid on one channel that stays: layers that pad read the sum of several constants as they
-read each of them. What is 0 is seen in the weights themselves, so a pruned weight that is pinned
-to another value is never lost, and single dead neurons of an unstructured ticket go too.
+A channel is removed if no layer reads it, or if it is constant because all weights that write to it
+are 0. A constant channel still emits its bias, as a batch norm transforms it, so its contribution
+is added to one constant channel that stays. This is exact for layers that pad, too: they read the
+sum of several constant channels just as they read each of them. Zeros are found in the weights, not
+in the mask, so a pruned weight that is pinned to another value is never lost, and single dead
+neurons of an unstructured ticket are removed too.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ _FAILS = (RuntimeError, TypeError, ValueError, LookupError)  # what a forward pa
 
 @dataclass(frozen=True)
 class Compacted:
-    """A smaller network, how many outputs of which layers it has left, and why others stay whole.
+    """A smaller network, with the widths of its layers and the reasons why some stay whole.
 
-    `widths` has (before, after) by the name of the layer. `whole` has a reason by the same name.
+    `widths` maps a layer's name to its number of outputs (before, after). `whole` maps the name of
+    a layer that is not made smaller to the reason.
     """
 
     module: nn.Module
@@ -43,7 +45,7 @@ class Compacted:
 
     @property
     def summary(self) -> str:
-        """A line of what it is, and a line for each reason why layers stay whole."""
+        """One line on the network's size, and one for each reason why layers stay whole."""
         cut = [f"{name} {a} -> {b}" for name, (a, b) in self.widths.items() if a != b]
         size = sum(p.numel() for p in self.module.parameters())
         lines = [f"compact: {size:,} parameters; {', '.join(cut) or 'no layer is smaller'}"]
@@ -54,7 +56,7 @@ class Compacted:
 
 
 def compacted(module: nn.Module, example: Tensor) -> Compacted:
-    """A smaller dense network that computes what `module` does in evaluation mode.
+    """Return a smaller dense network that computes the same as `module` in evaluation mode.
 
     Args:
         example: an input of the module, `[1, ...]`.
@@ -62,7 +64,7 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
     Raises: ValueError: the module cannot be copied or run, or is compiled.
     """
     dtypes = [part.weight.dtype for part in _layers(module).values()]
-    # What torch.compile has made of a forward pass may call no hook.
+    # A forward pass that torch.compile has compiled may not call hooks.
     if compiled := [n for n, part in module.named_modules() if hasattr(part, "_orig_mod")]:
         raise ValueError(f"compact: `{compiled[0]}` is compiled; build it without torch.compile")
     try:
@@ -76,7 +78,7 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
     flows, whole = _flows(net, trial)
     with torch.no_grad():
         outputs, smaller = net(inputs), True
-        while smaller:  # a channel that goes may leave one before it unread
+        while smaller:  # removing a channel may leave an earlier one unread
             smaller = False
             for flow in reversed(flows):
                 width = _width(_layers(net)[flow.writer])
@@ -88,11 +90,12 @@ def compacted(module: nn.Module, example: Tensor) -> Compacted:
 
 
 def load_compact(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """The module with the weights of a compact network, its layers as small as they are.
+    """Shrink a module's layers to those of a compact network, and load its weights.
 
-    `module` is the network as it was trained, in any state; `state` is what `form=compact` wrote.
+    `module` is the network as it was trained, with any weights; `state` is what `form=compact`
+    wrote.
 
-    Raises: ValueError: the state is not one of this network.
+    Raises: ValueError: the state belongs to another network.
     """
     check_names(state, module, where="load_compact")
     layers = {**_layers(module), **_norms(module)}
@@ -107,7 +110,7 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, str]]:
-    """The layers whose channels can go, in the network's order; why the others' cannot."""
+    """Return the layers whose channels can be removed, in network order, and why others' cannot."""
     uses = Counter(id(p) for _, p in net.named_parameters(remove_duplicate=False))
     flows, whole = [], {}
     for name, part in _layers(net).items():
@@ -125,7 +128,7 @@ def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, s
 
 
 def _of_other_kinds(net: nn.Module) -> dict[str, str]:
-    """The modules with weights of their own that are never made smaller."""
+    """Return the modules whose own weights are never made smaller, each with the reason."""
     whole = {}
     for name, part in net.named_modules():
         matrices = any(p.ndim > 1 for p in part.parameters(recurse=False))
@@ -136,10 +139,12 @@ def _of_other_kinds(net: nn.Module) -> dict[str, str]:
 
 
 def _shrink(net: nn.Module, flow: Flow, inputs: Tensor, outputs: Tensor) -> str:
-    """Take the channels of a layer that can go out of a network; returns why none can.
+    """Remove a layer's removable channels in place.
+
+    Returns why the layer must stay whole; empty if channels were removed or all are needed.
 
     Args:
-        outputs: what the whole network makes of the inputs.
+        outputs: the whole network's outputs for `inputs`.
     """
     layers = _layers(net)
     writer, readers = layers[flow.writer], [layers[name] for name in flow.readers]
@@ -174,31 +179,31 @@ def _shrink(net: nn.Module, flow: Flow, inputs: Tensor, outputs: Tensor) -> str:
 
 
 Shares = tuple[int, Tensor]
-"""The channel that stays for all constant ones, and each channel's multiple of it."""
+"""The constant channel that stays, and each channel as a multiple of it."""
 
 
 def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> dict[str, Shares]:
-    """For each reader the constant channels as multiples of one of them; empty if they are not."""
-    # A silent channel emits its bias, and what a norm and an activation make of that: a picture
-    # that is the same for every input. A reader adds up its channels, so if the pictures are
-    # multiples of one of them, that channel alone can stay (the carrier), read with the sum of all
-    # their weights, each times its multiple. A reader behind another activation sees other
-    # pictures: its multiples are its own, but the channel that stays is the same for all.
+    """Return, for each reader, the constant channels as multiples of one; empty if impossible."""
+    # A silent channel emits its bias, transformed by a norm and an activation: an image that is the
+    # same for every input. A reader sums over its channels. So if all these images are multiples of
+    # one of them, only that channel (the carrier) must stay: its new weight is the sum of all their
+    # weights, each times its multiple. A reader behind a different activation sees different
+    # images, so each reader has multiples of its own, but all readers share one carrier.
     seen = _called_with(net, flow.readers, inputs)
     width, found = len(silent), {}
     carrier = None
     for name in flow.readers:
         values = seen[name]
-        if isinstance(_layers(net)[name], nn.Linear):  # it reads each place of a sequence alike
+        if isinstance(_layers(net)[name], nn.Linear):  # same weights at each position
             places = math.prod(values.shape[1:-1])
             values = values.reshape(len(values), places, width, -1).transpose(1, 2)
         values = values.reshape(len(values), width, -1)
         if not torch.equal(values[:1, silent].expand_as(values[:, silent]), values[:, silent]):
             return {}
         first = torch.where(silent[:, None], values[0], 0.0)
-        if carrier is None:  # the strongest: a multiple of nothing would be none
+        if carrier is None:  # the strongest, as 0 has no multiples but 0
             carrier = int(first.abs().sum(1).argmax())
-            if not silent[carrier]:  # all emit 0, and any will do
+            if not silent[carrier]:  # all emit 0: any silent channel will do
                 carrier = int(silent.nonzero()[0, 0])
         own = first[carrier]
         scale = float(own @ own)
@@ -210,7 +215,7 @@ def _constants(net: nn.Module, flow: Flow, silent: Tensor, inputs: Tensor) -> di
 
 
 def _called_with(net: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
-    """What these layers are called with in a forward pass, by name."""
+    """Run a forward pass and return the input of each named layer."""
     seen: dict[str, Tensor] = {}
 
     def note(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -227,7 +232,7 @@ def _called_with(net: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[s
 def _cut(
     net: nn.Module, flow: Flow, keep: Tensor, constants: Mapping[str, Shares], width: int
 ) -> None:
-    """Take channels out of a layer, its norms and its readers, in place."""
+    """Remove channels from a layer, its norms and its readers, in place."""
     layers, norms = _layers(net), _norms(net)
     for part in (layers[flow.writer], *(norms[name] for name in flow.norms)):
         _set(part, {name: tensor[keep] for name, tensor in _tensors(part).items()})
@@ -247,7 +252,7 @@ def _tensors(part: Weighted | Norm) -> dict[str, Tensor]:
 
 
 def _set(part: Weighted | Norm, tensors: Mapping[str, Tensor]) -> None:
-    """Give a layer other tensors, and the numbers of inputs and outputs that they have."""
+    """Replace a layer's tensors, and set its numbers of inputs and outputs to match."""
     parameters = dict(part.named_parameters(recurse=False))
     for name, tensor in tensors.items():
         own = tensor.detach().clone()
@@ -264,7 +269,7 @@ def _set(part: Weighted | Norm, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _by_channel(reader: Weighted, width: int) -> Tensor:
-    """A reader's weight by the channel that it reads: `[out, channels, positions]`.
+    """Reshape a reader's weight by the channels that it reads: `[out, channels, positions]`.
 
     A linear layer may read several pixels of a channel.
     """
@@ -284,7 +289,7 @@ def _norms(net: nn.Module) -> dict[str, Norm]:
 
 
 def _inputs(net: nn.Module, example: Tensor) -> Tensor:
-    """Some inputs that differ: with noise, or tokens that each embedding has a row of."""
+    """Return varied inputs: the example plus noise, or random tokens valid for every embedding."""
     several = example[:1].repeat(_EXAMPLES, *[1] * (example.ndim - 1))
     draws = torch.Generator().manual_seed(0)
     if not several.is_floating_point():

@@ -1,13 +1,14 @@
-"""Effective size: the weights of a ticket that lie on a path from input to output, and their FLOPs.
+"""Effective size: the weights of a ticket on a path from input to output, and their FLOPs.
 
 A kept weight whose input is always zero, or whose output is never used, computes nothing and does
 not count (arXiv:2107.02306). The paths are found by one forward and backward pass of the network
 itself on ones and zeros: a kept weight is 1, an activation is 1 if any path leads to it, and its
-gradient is positive if a path leads on to the output. A bias does not begin a path: it adds a
-constant, whatever the image.
+gradient is positive if a path leads from it to the output. A bias does not begin a path: it adds
+the same constant for every image.
 
-That holds where more of an activation is never less of an output. Another pass tries it on the
-whole network with numbers that differ (`_doubt`), and where it does not hold there is no size.
+This is correct only if a larger activation never makes an output smaller. Another pass checks this
+on the whole network with different positive numbers (`_doubt`); if the check fails, no size is
+reported.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from lt_sweeps.models.network import Network
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters and operations (FLOPs) of one example's forward pass: all, and those on a path.
+    """Parameters and operations (FLOPs) of one example's forward pass: in total, and on a path.
 
-    A multiplication and an addition are two operations. Only convolutions, linear layers (those
-    within attention too) and other products with a parameter count. An embedding is looked up, and
-    lets in what any of its rows holds.
+    A multiplication and an addition are two operations. Only convolutions, linear layers (also
+    those inside attention) and other products with a parameter count. An embedding lookup costs no
+    operations; a path may begin at any of its rows.
     """
 
     parameters_total: int
@@ -44,9 +45,9 @@ class Size:
 
 
 def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
-    """The size of a network; `present` says which of its prunable weights take part.
+    """Return the size of a network; `present` marks the prunable weights that take part.
 
-    Raises: Unfollowed: it has what no path can be followed through.
+    Raises: Unfollowed: the network has a function through which paths cannot be followed.
     """
     if reason := _doubt(network):
         raise Unfollowed(reason)
@@ -72,13 +73,16 @@ def network_size(network: Network, present: Mapping[str, Tensor]) -> Size:
 
 
 def _used(weights: Tensor, uses: Tensor) -> int:
-    """How often these weights are used: `uses` is one number, or one for each row."""
+    """Return how often these weights are used; `uses` is one number, or one for each row."""
     return int((weights.reshape(len(weights), -1).sum(1) * uses).sum())
 
 
 @functools.lru_cache(maxsize=1)
 def _module(network: Network) -> nn.Module:
-    """Its module, with 0 for tensors that are plain attributes; its own weights are not used."""
+    """Build the network's module, with its plain tensor attributes set to 0.
+
+    The values of its weights are not used.
+    """
     with torch.random.fork_rng(devices=[]):
         module = network.module("cpu").eval()
     for owner, leaf, tensor in outside_state(module):
@@ -88,22 +92,23 @@ def _module(network: Network) -> nn.Module:
 
 
 def _zeros(tensor: Tensor) -> Tensor:
-    """A constant adds nothing, as a bias."""
+    """Return zeros for a constant, which, like a bias, does not begin a path."""
     return torch.zeros_like(tensor, dtype=torch.float64)
 
 
 def _ones(name: str, parameter: Tensor) -> Tensor:
-    """Weights of 1, and biases of 0: they add nothing and still have a gradient."""
+    """Return ones for a weight, and zeros for a bias: it adds nothing but still has a gradient."""
     return torch.full(parameter.shape, 0.0 if is_bias(name) else 1.0, dtype=torch.float64)
 
 
 @functools.lru_cache(maxsize=4)
 def _doubt(network: Network) -> str:
-    """Why the gradients of ones are not the paths of a network; empty if they are.
+    """Say why the gradients on ones do not show a network's paths; empty if they do.
 
-    With positive numbers that differ, no gradient of the whole network is below 0, and each
-    parameter that is used has some above 0. A difference, a norm that is written by hand or a
-    scale that lies in a buffer breaks that, and all that leads there would count as dead.
+    In a network that can be followed, weights that are different positive numbers give no gradient
+    below 0, and some gradient above 0 for each parameter that is used. A subtraction, a norm
+    written by hand or a scale stored in a buffer breaks this, and all weights before it would count
+    as dead.
     """
     draws = torch.Generator().manual_seed(0)
     drawn = {name: _drawn(name, p, draws) for name, p in _module(network).named_parameters()}
@@ -117,13 +122,13 @@ def _doubt(network: Network) -> str:
 
 
 def _drawn(name: str, parameter: Tensor, draws: torch.Generator) -> Tensor:
-    """Weights above 0 that differ, and biases of 0."""
+    """Draw different positive weights; a bias is 0."""
     drawn = 0.5 + torch.rand(parameter.shape, generator=draws, dtype=torch.float64)
     return drawn * (not is_bias(name))
 
 
 def _around_one(x: Tensor) -> Tensor:
-    """Outputs times one number, so that those of a deep network neither grow nor vanish."""
+    """Scale outputs to a mean magnitude of 1: they neither explode nor vanish with depth."""
     return x / x.detach().abs().mean()
 
 
@@ -133,12 +138,12 @@ def _pass(
     mark: Mark,
     draws: torch.Generator | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """How often each weight is used in one forward pass, and the gradient of each parameter.
+    """Return how often each weight is used in one forward pass, and each parameter's gradient.
 
-    The image holds ones, or numbers around 1 that are drawn; a parameter without a gradient is
-    not used. Buffers of whole numbers, such as indices, are as they are, and all others are 0.
+    The image holds ones or, with `draws`, random numbers around 1. A parameter without a gradient
+    is not used. Integer buffers, such as indices, are left unchanged; all others are set to 0.
     """
-    module = deepcopy(_module(network))  # one that has run may hold what it computed
+    module = deepcopy(_module(network))  # a module may cache tensors when it runs
     leaves = {name: each.clone().requires_grad_() for name, each in weights.items()}
     mode = Paths({id(leaf): name for name, leaf in leaves.items()}, mark)
     buffers = {n: _zeros(b) if b.is_floating_point() else b for n, b in module.named_buffers()}
@@ -155,7 +160,7 @@ def _pass(
 
 
 class _Present(torch.autograd.Function):
-    """1 for every positive number, forwards and backwards, so that no depth overflows."""
+    """Replace positive numbers by 1, forwards and backwards, so that no depth overflows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,4 +1,4 @@
-"""`export SWEEP`: a sweep as tidy tables for other tools."""
+"""`export SWEEP`: write a sweep as tidy tables for other tools."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def export_tables(
     """Export a sweep's folder or a root as tables; returns the folder that they are written to.
 
     The tables are `records` (a row per cell, seed and level) and `curves` (a row per evaluation),
-    each as CSV and as parquet. With `effective`, records also have the columns of `Size`, for which
-    every ticket is read and its network is built: by functions of ours, or of the modules that
-    `trust` names. With `speed`, a forward pass of each ticket's compact network is measured against
-    its dense one, on `batch` examples, `n` times.
+    each as CSV and as parquet. With `effective`, records also have the columns of `Size`; this
+    reads every ticket and builds its network, by functions of ours or of the modules in `trust`.
+    With `speed`, the forward passes of a ticket's compact and dense networks are timed on `batch`
+    examples, `n` times, for one seed of each curve and level.
 
-    Raises: ValueError: a wrong argument, nothing to export, or files that cannot be read.
+    Raises: ValueError: an argument is wrong, nothing can be exported, or a file cannot be read.
     """
     wants_sizes, wants_speeds = _is_true("effective", effective), _is_true("speed", speed)
     counts = {name: _count(name, text) for name, text in {"batch": batch, "n": n}.items()}
@@ -81,7 +81,7 @@ def _count(name: str, text: str) -> int:
 
 
 def _write_tables(rows: pd.DataFrame, results: Results, folder: Path) -> None:
-    """Write records and curves, and print what a reader of them must know."""
+    """Write records and curves; prints which tickets were dropped and what is unfinished."""
     for name, frame in {"records": rows, "curves": evaluations_table(rows, results.root)}.items():
         write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
@@ -93,7 +93,7 @@ def _write_tables(rows: pd.DataFrame, results: Results, folder: Path) -> None:
 
 
 def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """A row for every evaluation of every training, with the columns that name the training.
+    """Return a row for every evaluation of every training, with columns that name the training.
 
     Raises: ValueError: a ticket cannot be read.
     """
@@ -110,9 +110,9 @@ def evaluations_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 
 def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The columns of `Size` for each row; empty where the network or the ticket is not there."""
+    """Yield the columns of `Size` for each row; empty if the network or the ticket is missing."""
     empty = dict.fromkeys(Size.__dataclass_fields__)
-    sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by training, which cells may share
+    sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by training, because cells may share one
     reasons: dict[str, None] = {}
     for row in _trainings(rows):
         training = row["stage"], row["seed"]
@@ -133,12 +133,12 @@ def _sizes(rows: pd.DataFrame, root: Path, trust: tuple[str, ...]) -> Iterator[d
 
 
 def _present(ticket: Ticket) -> dict[str, Tensor]:
-    """The prunable weights that take part: those kept, and those pinned to another value than 0."""
+    """Return the prunable weights that take part: kept, or pinned to a value other than 0."""
     return {name: mask[0] | (ticket.state[name][0] != 0) for name, mask in ticket.mask.items()}
 
 
 def _measure(rows: pd.DataFrame, root: Path, trust: tuple[str, ...], *, batch: int, n: int) -> None:
-    """Measure the tickets of one seed of each line and level, and note it beside the tickets."""
+    """Measure the tickets of one seed of each curve and level; stores the speeds in `root`."""
     found: list[MeasuredSpeed] = []
     first = rows.loc[rows["level"] > 0].drop_duplicates(["curve", "stage"])
     for row in _trainings(first):
@@ -160,9 +160,9 @@ def _trainings(rows: pd.DataFrame) -> list[dict[str, str]]:
 def _network_and_ticket(
     row: Mapping[str, str], root: Path, trust: tuple[str, ...]
 ) -> tuple[Network | None, Ticket | None]:
-    """The network of a row's training, and its ticket; None for what is not there.
+    """Return the network and the ticket of a row's training; None for either if missing.
 
-    The ticket of a network that was only scored is the one that its training starts from.
+    For a network that was only scored, the ticket is the one that it started from.
     """
     cell, stage, seed = row["cell"], row["stage"], row["seed"]
     work = planned_works(root, cell, trust).get(stage)
@@ -180,7 +180,7 @@ def _network_and_ticket(
 
 
 def _speed_columns(rows: pd.DataFrame, speeds: Speeds) -> Iterator[dict[str, Any]]:
-    """The columns of a measurement for each row, by form; empty where there is none."""
+    """Yield the columns of the speeds for each row, by form; empty if none was measured."""
     names = ("speedup", "dense_seconds", "seconds", "batch", "n", "threads", "device", "date")
     forms = sorted({speed.form for own in speeds.values() for speed in own})
     empty = {f"{form}_{name}": None for form in forms for name in names}

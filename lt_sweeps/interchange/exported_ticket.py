@@ -1,4 +1,4 @@
-"""`export TICKET`: a ticket in a format that other code reads."""
+"""`export TICKET`: write a ticket in a format that other code reads."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def export_ticket(
 ) -> Path:
     """Write a ticket's file in a form, for torch or other code; returns the file.
 
-    The weights are those that its row reports, or with at=end those of the last step. `keys` are
-    those of the form. Functions that the ticket's config names are ours, or of the modules that
-    `trust` names.
+    The weights are those that its record reports or, with at=end, those of the last step. `keys`
+    are the form's arguments. The ticket's config may name only functions of ours and of the modules
+    in `trust`.
 
-    Raises: ValueError: a wrong argument, no ticket, or one that the form cannot hold.
+    Raises: ValueError: an argument is wrong, there is no ticket, or the form cannot hold it.
     """
     seed, _, moment = path.stem.partition("@")
     key, root = path.absolute().parent.name, path.resolve().parent.parent.parent
@@ -44,8 +44,8 @@ def export_ticket(
         raise ValueError(f"export: at={at}; it is reported or end")
     if moment and at == "end":
         raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
-    # The best weights are stored where a row reports them and they are not those of the end, and
-    # where a mask is made from them, though its row may report the end.
+    # The best weights are stored if a record reports them and they differ from the final weights.
+    # They are also stored if a mask is made from them, even if the record reports the end.
     best = not moment and at == "reported" and Store(root).has(key, seed, "best")
     if best and _reported_at(root, key, seed) != {"end"}:
         moment = "best"
@@ -67,9 +67,9 @@ def export_ticket(
 
 
 def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
-    """The network of a stage, from the first run that plans it.
+    """Return the network of a stage, from the first run that plans it.
 
-    Raises: ValueError: none does.
+    Raises: ValueError: no run plans this stage.
     """
     for path in sorted(root.glob("runs/*/*/records.jsonl")):
         planned = planned_works(root, path.parent.parent.name, trust) if _names(path, stage) else {}
@@ -79,7 +79,7 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
 
 
 def _reported_at(root: Path, stage: str, seed: str) -> set[str]:
-    """The evaluations that the rows of a ticket report: `best`, `end` or both."""
+    """Return the evaluations that a ticket's records report: `best`, `end` or both."""
     paths = [path for path in root.glob(f"runs/*/{seed}/records.jsonl") if _names(path, stage)]
     rows = [row for path in paths for row in RunFolder(path.parent).read().records]
     return {row.report_at for row in rows if row.stage == stage}

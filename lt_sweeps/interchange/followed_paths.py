@@ -1,7 +1,7 @@
-"""`Paths`: a forward pass through torch's functions that follows paths in place of numbers.
+"""`Paths`: a forward pass that traces which weights and activations are connected.
 
-Each function is replaced by one that lets an output be above 0 where any input that it reads is,
-and that lets a gradient go back the same way.
+Each torch function is replaced by one whose output is above 0 if any input that it reads is above
+0, and whose gradient flows back along the same connections.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d", *_TRANSPOSED)
 _READ = ("input", "weight")
 _NORMALISE = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-_BY_PLACE = ("layer_norm", "rms_norm")  # their weights have the shape of what they normalise
+_BY_PLACE = ("layer_norm", "rms_norm")  # their weights have the shape of the normalised axes
 _PRODUCTS = ("matmul", "mm", "bmm", "mv")
 _ADDED_PRODUCTS = ("addmm", "addmv", "baddbmm")
 _OTHER_PRODUCTS = ("einsum", "tensordot", "inner")
-# These pass on what arrives, too, and are above 0 whatever it is: what one multiplies goes on.
+# Gates pass on their input, and their output is above 0 for any input, so a tensor that a gate
+# multiplies always passes.
 _GATES = ("sigmoid", "sigmoid_", "special_expit", "hardsigmoid")
 _TIMES = ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__")
-# Replaced by the identity: these pass on what arrives, but some make a number of a zero (softplus).
+# Replaced by the identity: they pass their input, but some turn a 0 into another number (softplus).
 _PASS = (
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
     *("tanh", "softplus", "hardtanh", "hardswish", "log_sigmoid"),
@@ -35,15 +36,15 @@ _PASS = (
     "log_softmax",
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 )
-# Where these are, no paths are followed: a softmax passes on what arrives by weights that are never
-# 0 (that of attention is known, see `_attended`), and a recurrent layer goes round.
+# No paths are followed through these: the weights of a softmax are never 0 (the softmax inside
+# attention is handled by `_attended`), and a recurrent layer has loops.
 _BLOCK = (
     *("softmax", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell"),
     *("rnn_relu_cell", "embedding_bag", "bilinear"),
 )
 
 Mark = Callable[[Tensor], Tensor]
-"""What is made of the outputs of a layer, before others read them."""
+"""A function applied to a layer's outputs before other layers read them."""
 
 
 class Unfollowed(Exception):
@@ -51,7 +52,10 @@ class Unfollowed(Exception):
 
 
 class Paths(TorchFunctionMode):
-    """A forward pass whose numbers say only whether a path leads there; counts uses of weights."""
+    """A forward pass in which a positive number means that a path leads there.
+
+    `uses` counts how often each weight is used.
+    """
 
     def __init__(self, names: Mapping[int, str], mark: Mark) -> None:
         super().__init__()
@@ -98,9 +102,9 @@ class Paths(TorchFunctionMode):
         return func(*args, **given)
 
     def _name_of(self, weight: Any) -> str:
-        """The name of a parameter, also of one that is transposed; empty if it is none.
+        """Return the name of a parameter, transposed or not; empty for any other tensor.
 
-        Raises: Unfollowed: it is a part of one.
+        Raises: Unfollowed: the tensor is only a part of a parameter.
         """
         name = self._names.get(id(_whole(weight)), "")
         if name and _whole(weight).numel() != weight.numel():
@@ -108,14 +112,14 @@ class Paths(TorchFunctionMode):
         return name
 
     def _count(self, weight: Any, uses: int | Tensor) -> None:
-        """Count the uses of a weight, if it is one of the network's."""
+        """Add to the uses of a weight, if it is a parameter of the network."""
         if name := self._name_of(weight):
             self.uses[name] = self.uses.get(name, torch.tensor(0)) + uses
 
     def _layer(self, name: str, out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """A convolution or a linear layer: each place that it writes uses the weights once.
+        """Count a convolution or a linear layer: each output position uses the weights once.
 
-        Of a transposed convolution it is each place that is read.
+        In a transposed convolution, each input position uses the weights once.
         """
         if weight.requires_grad and not self._name_of(weight):
             raise Unfollowed(f"it calls {name} with weights that it computes from others")
@@ -123,25 +127,25 @@ class Paths(TorchFunctionMode):
         return self._mark(out)
 
     def _product(self, out: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """A product of matrices, marked if one of them is a parameter."""
+        """Count a matrix product, and mark it if one of its factors is a parameter."""
         weights = [each for each in (first, second) if self._name_of(each)]
         for weight in weights:
             self._count(weight, out.numel() * first.shape[-1] // weight.numel())
         return self._mark(out) if weights else out
 
     def _rows(self, input: Tensor, weight: Tensor, **options: Any) -> Tensor:
-        """An embedding, which is looked up: nothing is multiplied, and any row may be read."""
+        """Look up an embedding: nothing is multiplied, and any of its rows may be read."""
         self._count(weight, 0)
         return self._mark(weight.sum(0)).expand(*input.shape, -1)
 
     def _gate(self, x: Tensor) -> Tensor:
-        """What arrives at a gate; the copy is known as one."""
+        """Return a copy of a gate's input, remembered as the output of a gate."""
         gate = x.clone()
         self._gates[id(gate)] = gate
         return gate
 
     def _gated(self, first: Any, second: Any) -> tuple[Any, Any]:
-        """Two factors, where a gate lets the other one pass even if nothing arrives at the gate."""
+        """Return two factors such that a gate passes the other one even if its own input is 0."""
         if self._is_gate(first) and self._is_activation(second):
             return 1 + first, second
         if self._is_gate(second) and self._is_activation(first):
@@ -152,12 +156,12 @@ class Paths(TorchFunctionMode):
         return id(_whole(factor)) in self._gates
 
     def _is_activation(self, factor: Any) -> bool:
-        """Whether it depends on the image, and is no gate itself."""
+        """Whether a factor depends on the image and is not itself the output of a gate."""
         own = id(_whole(factor)) in self._names or self._is_gate(factor)
         return getattr(factor, "requires_grad", False) and not own
 
     def _attention(self, given: Mapping[str, Any]) -> Tensor:
-        """`nn.MultiheadAttention` of `[T, B, E]`: its linear layers, and attention between them."""
+        """Follow `nn.MultiheadAttention` on `[T, B, E]`: linear layers and the attention itself."""
         inputs = [given[name] for name in ("query", "key", "value")]
         if given["bias_k"] is not None:
             raise Unfollowed("it calls attention with a key and a value of its own (add_bias_kv)")
@@ -182,40 +186,40 @@ class Paths(TorchFunctionMode):
         return self._mark(out)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of `[..., T, E]`, every place of every other one, whatever a mask says.
+        """Follow attention on `[..., T, E]`, from every position to every other; masks are ignored.
 
-        A value passes on even where no query meets a key; where one does, both lead on to the
-        value.
+        A value passes even if its query and key are not connected. If they are, paths lead through
+        the query and the key too.
         """
         scores = self._mark(query @ key.transpose(-1, -2))
         return self._mark((1 + scores) @ value)
 
 
 def _whole(tensor: Any) -> Any:
-    """What a tensor is a view of; itself where it is none."""
+    """Return the tensor that this one is a view of, or the tensor itself if it is not a view."""
     base = getattr(tensor, "_base", None)
     return tensor if base is None else base
 
 
 def _by_name(names: Sequence[str], args: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:
-    """The arguments of a function of torch's own, which has no signature to ask."""
+    """Return the named arguments of a built-in torch function, which has no Python signature."""
     return [given[name] if name in given else args[place] for place, name in enumerate(names)]
 
 
 def _arguments(
     func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """What a function of torch is called with, by the names of its arguments."""
+    """Return the arguments of a call to a torch function, by parameter name."""
     return inspect.signature(func).bind(*args, **given).arguments
 
 
 def _sloped(x: Tensor, weight: Tensor) -> Tensor:
-    """A PReLU, which ends a path where its slope is 0."""
+    """Follow a PReLU; a slope of 0 ends a path."""
     return x * weight.view(1, -1, *[1] * (x.dim() - 2))
 
 
 def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
-    """A normalisation without its statistics: only its weight and bias can end a path."""
+    """Apply a normalisation without its statistics: only its weight and bias can end a path."""
     shape = [1, -1, *[1] * (x.dim() - 2)]
     for parameter, put in (("weight", torch.mul), ("bias", torch.add)):
         value = given.get(parameter)
@@ -225,7 +229,7 @@ def _scaled(x: Tensor, given: Mapping[str, Any], name: str) -> Tensor:
 
 
 def _pooled(name: str, x: Tensor, *args: Any, **given: Any) -> Tensor:
-    """The mean in place of the maximum, which passes the gradient to only one of several ones."""
+    """Average instead of taking the maximum, whose gradient reaches only one of equal inputs."""
     if name.startswith("adaptive"):
         return getattr(F, name.replace("max", "avg"))(x, args[0])
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")

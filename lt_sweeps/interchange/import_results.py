@@ -1,4 +1,4 @@
-"""`import`: results of other code, written as a sweep with the same tickets and records as ours."""
+"""`import`: write results of other code as a sweep with tickets and records like ours."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def import_(
 
     `kind` is an option of `conf/importer`, or of that folder in `config_dir`. Its function gets
     `path` and, if it names it, `choices`; it returns an `ImportedLevel`, a list of them, or such a
-    list and a list of lines to print. `options` are names of options (`model=fc`) by which a figure
-    puts imported cells beside ours, and keys of the importer.
+    list and a list of lines to print. `options` are keys of the importer, and option names
+    (`model=fc`) that let a figure compare imported cells with ours.
 
-    Raises: ValueError: an unknown kind or key, or nothing there that can be read.
+    Raises: ValueError: the kind or a key is unknown, or `path` holds nothing that can be read.
     """
     read = read_option("importer", kind, where="import", config_dir=config_dir)
     allowed = [*GROUPS, *(key for key in read if key != "_target_"), "root", "name"]
@@ -74,7 +74,7 @@ def import_(
 
 
 def _for_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights in types that reports, which read them without torch, know: bfloat16 is none."""
+    """Convert weights to types that reports can read without torch, so not bfloat16."""
     known = (torch.float16, torch.float32, torch.float64)
     return {
         name: t.float() if t.is_floating_point() and t.dtype not in known else t
@@ -83,7 +83,7 @@ def _for_numpy(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
-    """What an importer returned, as levels and lines to print."""
+    """Split an importer's result into levels and lines to print."""
     levels, notes = returned if isinstance(returned, tuple) else (returned, [])
     levels = [levels] if isinstance(levels, ImportedLevel) else levels
     if not (isinstance(levels, list) and all(isinstance(n, ImportedLevel) for n in levels)):
@@ -99,7 +99,7 @@ def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
 def _write(imported: Sequence[ImportedLevel], root: Path, name: str) -> SweepFolder:
     """Write tickets first, then records, then the manifest that names them.
 
-    Raises: ValueError: another sweep has the name, or other results for one of the cells.
+    Raises: ValueError: another sweep has this name, or other results for one of the cells.
     """
     by_cell = group_by(sorted(imported, key=lambda level: level.level), _signature_and_seed)
     store, cells, records = Store(root), list[FrozenCell](), dict[RunFolder, list[Record]]()
@@ -130,7 +130,7 @@ def _config(level: ImportedLevel) -> dict[str, Any]:
 
 
 def _frozen_cell(signature: str, stages: Mapping[str, ImportedLevel]) -> FrozenCell:
-    """The cell of these levels, which are given by the keys of their stages."""
+    """Return the cell of these levels, given by stage key."""
     first = next(iter(stages.values()))
     return FrozenCell(
         signature=signature,
@@ -157,7 +157,7 @@ def _check_other_sweeps(
 
 
 def _cells_of_others(root: Path, name: str) -> dict[Path, str]:
-    """The run folders of the cells of all sweeps but one, each with the name of its sweep."""
+    """Return the run folders of all other sweeps' cells, each with its sweep's name."""
     sweeps = [SweepFolder(path.parent) for path in root.glob("sweeps/*/manifest.json")]
     return {
         RunFolder.of(root, cell.signature, cell.seed).path: sweep.folder.name
@@ -168,7 +168,7 @@ def _cells_of_others(root: Path, name: str) -> dict[Path, str]:
 
 
 def _store_ticket(level: ImportedLevel, store: Store) -> str:
-    """Store the ticket of a level, if it has one, under a key of its content; returns the key."""
+    """Store a level's ticket, if it has one, under a hash of its content; returns the key."""
     if not level.mask:
         content = [dict(level.choices), dict(level.config), level.seed, dict(level.metrics)]
         return digest(["imported", level.level, dict(level.left), *content])
@@ -188,7 +188,7 @@ def _checksum(tensor: torch.Tensor) -> str:
 
 
 def _kept(level: ImportedLevel) -> dict[str, Any]:
-    """What the mask of a level keeps, as columns of a record."""
+    """Return the columns of a record that describe what a level's mask keeps."""
     left = {name: int(tensor.sum()) for name, tensor in level.mask.items()} or level.left
     total = {name: tensor.numel() for name, tensor in level.mask.items()} or level.total
     return {
@@ -199,7 +199,7 @@ def _kept(level: ImportedLevel) -> dict[str, Any]:
 
 
 def _record(level: ImportedLevel, stage: str, signature: str) -> Record:
-    """The record of a level; fields that are not given are unknown, and None."""
+    """Return the record of a level; unknown fields are None."""
     measured: dict[str, Any] = {name: level.metrics.get(name) for name in MEASURED}
     finite = all(tensor.isfinite().all() for tensor in level.state.values())
     return Record(

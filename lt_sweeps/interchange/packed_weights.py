@@ -1,9 +1,9 @@
-"""2:4 semi-structured weights: the form in which GPUs skip half of a product, as torch packs it.
+"""Pack 2:4 semi-structured weights, with which GPUs skip half of each product.
 
-A file holds them as torch's CUTLASS kernels take them, which run on CUDA devices of compute
-capability 8.x alone; for newer devices they are packed again, for cuSPARSELt. The packing for
-CUTLASS is plain indexing, and is done here on the CPU: of each four inputs the two that are left,
-and two bits for the place of each. Values are float16, which the kernels take.
+A file holds weights packed for torch's CUTLASS kernels, which run only on CUDA devices of compute
+capability 8.x; for newer devices they are packed again for cuSPARSELt. Packing for CUTLASS is plain
+indexing and is done here on the CPU: it keeps two of every four inputs, with two bits for the
+position of each. Values are float16, which the kernels require.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NEEDED = "a CUDA device of compute capability 8.0 or newer"
 
 
 def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
-    """`<name>.packed` and `<name>.meta` for each weight of 2:4, all else as in a `state_dict`.
+    """Return `<name>.packed` and `<name>.meta` for each 2:4 weight, others as in a `state_dict`.
 
-    Prints what a reader of the file must know.
+    Prints which weights stay dense and why, and which devices can compute with the file.
 
-    Raises: ValueError: no weight is of that form.
+    Raises: ValueError: no weight can be packed.
     """
     state = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
     reasons = stays_dense(ticket)
@@ -56,13 +56,13 @@ def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
 
 
 def stays_dense(ticket: Ticket) -> dict[str, str]:
-    """The prunable weights that cannot be packed, and why."""
+    """Return the prunable weights that cannot be packed, each with the reason."""
     found = ((name, _reason(ticket.state[name][0])) for name in ticket.mask)
     return {name: reason for name, reason in found if reason}
 
 
 def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The dense `state_dict` of a packed one: what was packed as float16."""
+    """Return the dense `state_dict` of a packed one; weights that were packed are float16."""
     dense = {n: t for n, t in state.items() if not n.endswith((".packed", ".meta"))}
     for name, packed in state.items():
         if name.endswith(".packed"):
@@ -72,9 +72,9 @@ def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_semi_structured(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """The module in float16 on a CUDA device, with the packed weights of `form=semi_structured`.
+    """Load the packed weights of `form=semi_structured`; returns the module in float16 on CUDA.
 
-    Raises: ValueError: the device has no kernels for them, or the state is another network's.
+    Raises: ValueError: the device lacks the kernels, or the state is another network's.
     """
     kernels = _kernels()
     dense = unpacked(state)
@@ -91,7 +91,7 @@ def load_semi_structured(module: nn.Module, state: Mapping[str, Tensor]) -> nn.M
 
 
 def _kernels() -> type[SparseSemiStructuredTensor]:
-    """The packed tensors that the current CUDA device computes with."""
+    """Return the packed tensor class that the current CUDA device supports."""
     major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
     if major == 8:
         return SparseSemiStructuredTensorCUTLASS
@@ -104,7 +104,7 @@ def _kernels() -> type[SparseSemiStructuredTensor]:
 
 
 def _reason(weight: Tensor) -> str:
-    """Why a weight cannot be packed; empty if it can."""
+    """Say why a weight cannot be packed; empty if it can."""
     if weight.ndim != 2:
         return "not a linear layer's; torch packs matrices"
     rows, columns = weight.shape

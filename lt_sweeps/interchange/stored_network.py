@@ -1,4 +1,4 @@
-"""`StoredNetwork`: the network of a stored ticket, as its evaluation saw it."""
+"""`StoredNetwork`: the network of a stored ticket, as it was when evaluated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lt_sweeps.training.training_loop import TrainingLoop
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A stored unit's network at an evaluation: that of its end, or its best one, at `step`."""
+    """The network of a stored unit at its final or its best evaluation, at `step`."""
 
     unit: Unit
     ticket: Ticket
@@ -29,10 +29,10 @@ class StoredNetwork:
 
     @classmethod
     def of(cls, unit: Unit, store: Store, step: int, device: torch.device) -> StoredNetwork:
-        """The network of a unit's evaluation at `step`.
+        """Return the network that a unit evaluated at `step`.
 
         Raises:
-            Missing: its weights, or those that it is made from, are not stored.
+            Missing: its weights, or those that they are computed from, are not stored.
         """
         stage, ended = unit.stage, step == unit.stage.step
         if ended:
@@ -43,20 +43,20 @@ class StoredNetwork:
             raise Missing(f"the weights of its best evaluation, at step {step}; at='end' is stored")
         loop = TrainingLoop([unit], store, Machine(str(device)), moments=[frozenset()])
         if _only_scored(unit):
-            loop.start(found)  # it estimates the statistics of batch norms
+            loop.start(found)  # estimates the statistics of batch norms
         else:
             loop.stack.load({name: t.to(device) for name, t in found.state.items()})
             loop.masking.begin(found)
         return cls(unit, found, step, loop)
 
     def results(self) -> dict[str, Any]:
-        """What its training reports if it ends with these weights, as in a ticket's header."""
+        """Return what its training would report with these weights, as in a ticket's header."""
         return self.loop.scorer.results(self.unit.stage.step)[0]
 
     def measure(self, split: str) -> Score:
-        """Its score on a split; the mean over as many networks as its mask is drawn for a test.
+        """Return its score on a split; on test, the mean over all masks that its sparsifier draws.
 
-        Raises: ValueError: an unknown split, or statistics of batch norms that nothing stores.
+        Raises: ValueError: the split is unknown, or its batch norms' statistics are not stored.
         """
         _check_split(split)
         self._check()
@@ -68,7 +68,7 @@ class StoredNetwork:
         return mean_scores(scores)[0]
 
     def module(self, sample: int = 0) -> nn.Module:
-        """Its module on the CPU, in evaluation mode.
+        """Return its module on the CPU, in evaluation mode.
 
         Raises: ValueError: as `measure`.
         """
@@ -78,16 +78,16 @@ class StoredNetwork:
         return self.unit.stage.network.holding(state).eval()
 
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
-        """All of a split as the network sees it: `[N, C, H, W]`, normalised, and labels `[N]`.
+        """Return a whole split: normalised inputs `[N, C, H, W]` and labels `[N]`.
 
-        Raises: ValueError: an unknown split.
+        Raises: ValueError: the split is unknown.
         """
         _check_split(split)
         images, labels = zip(*self.loop.batches.evaluation(split), strict=True)
         return torch.cat(images).cpu(), torch.cat(labels).cpu()
 
     def _deploy(self, split: str, sample: int) -> None:
-        """Compute the weights that an evaluation of a split sees, with the mask that it draws."""
+        """Set the weights that an evaluation of a split uses, with the mask that it draws."""
         if split == "test":
             keys = self.loop.scorer.keys("test", self.unit.stage.step, sample)
         else:
@@ -103,7 +103,7 @@ class StoredNetwork:
 
 
 def _only_scored(unit: Unit) -> bool:
-    """Whether its ticket is that of its start, which an evaluation scored as it was."""
+    """Whether the unit stores no ticket, because it only evaluated the ticket it started from."""
     return isinstance(unit.stage, Evaluate) and not unit.stage.stores_ticket
 
 

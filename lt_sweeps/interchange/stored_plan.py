@@ -1,4 +1,4 @@
-"""The plan of a cell and seed that is on disk, from its config.yaml alone."""
+"""Plan a stored cell and seed again from its config.yaml alone."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.run_folder import RunFolder
 
 CURE = "run the sweep again, which computes it anew"
-"""What mends a damaged ticket."""
+"""How to repair a damaged ticket."""
 
 
 class Imported(ValueError):
-    """A result that other code made, whose network is not known."""
+    """The result was made by other code, so its network is unknown."""
 
 
 @functools.cache
 def planned_run(root: Path, signature: str, seed: str, trust: tuple[str, ...]) -> Planned:
-    """The plan of one cell and seed.
+    """Return the plan of one cell and seed.
 
     Args:
-        trust: modules whose functions may be called, beside our own.
+        trust: modules whose functions may be called, in addition to our own.
 
     Raises:
         FileNotFoundError: the cell has no folder.
-        Imported: it has no plan.
-        ValueError: it names functions of a module that is not trusted.
+        Imported: other code made the cell, so it has no plan.
+        ValueError: the config names functions of a module that is not trusted.
     """
     folder = RunFolder.of(root, signature, seed)
     stored, path = folder.read_config(), folder.path / "config.yaml"
@@ -44,7 +44,7 @@ def planned_run(root: Path, signature: str, seed: str, trust: tuple[str, ...]) -
 
 @functools.cache
 def planned_works(root: Path, cell: str, trust: tuple[str, ...]) -> Mapping[str, Work]:
-    """The trainings of a cell, by stage; an imported cell has none.
+    """Return the trainings of a cell by stage key; an imported cell has none.
 
     Raises: ValueError: as `planned_run`.
     """

@@ -1,4 +1,4 @@
-"""Tickets as other code reads them: weights, torch's pruning masks, sparse tensors."""
+"""Convert tickets for other code: plain weights, torch's pruning masks, sparse tensors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ State = dict[str, Tensor]
 
 
 def state_dict(ticket: Ticket, network: Network | None = None) -> State:
-    """The weights as `load_state_dict` takes them; a pruned one has the value it is pinned to.
+    """Return the weights for `load_state_dict`; a pruned one has the value it is pinned to.
 
-    A tied weight, which a ticket holds once, has all of its names.
+    A tied weight, which a ticket holds once, is returned under all of its names.
     """
     return _with_all_names({n: tensor[0].clone() for n, tensor in ticket.state.items()}, network)
 
 
 def torch_pruned(ticket: Ticket, network: Network | None = None) -> State:
-    """`<name>_orig` and `<name>_mask`, as in the `state_dict` of a module that torch has pruned."""
+    """Return `<name>_orig` and `<name>_mask`, as in the `state_dict` of a torch-pruned module."""
     state = state_dict(ticket, network)
     masks = _zero_where_pruned(ticket, "prune")
     for name, mask in _with_all_names(masks, network).items():
@@ -42,7 +42,7 @@ def torch_pruned(ticket: Ticket, network: Network | None = None) -> State:
 
 
 def sparse_tensors(ticket: Ticket, network: Network | None = None) -> State:
-    """Prunable weights as sparse COO tensors of what is kept, the others as they are."""
+    """Return prunable weights as sparse COO tensors of the kept entries, others unchanged."""
     state = state_dict(ticket, network)
     masks = _zero_where_pruned(ticket, "sparse")
     for name, mask in _with_all_names(masks, network).items():
@@ -63,14 +63,14 @@ def write_ticket(
     config_dir: str | None = None,
     **keys: Any,
 ) -> None:
-    """Write a ticket in a form; the suffix of `out` chooses a file of torch or of safetensors.
+    """Write a ticket in a form; the suffix of `out` selects torch's or safetensors' file format.
 
     `form` is an option of `conf/export_form`, or of that folder in `config_dir`: a function of
     `ticket`, and of the `network` if it names it, that returns tensors by name, or the bytes of
-    the file. Where the network cannot be planned, a form that has a default for it gets none.
-    `keys` are the form's.
+    the file. If the network cannot be planned, a form with a default for `network` uses it.
+    `keys` are the form's arguments.
 
-    Raises: ValueError: an unknown form or suffix, or a form that cannot hold this ticket.
+    Raises: ValueError: the form or suffix is unknown, or the form cannot hold this ticket.
     """
     where = "export: form"
     config = read_option("export_form", form, where=where, config_dir=config_dir)
@@ -91,7 +91,7 @@ def write_ticket(
         )
     dense = all(tensor.layout == torch.strided for tensor in state.values())
     if out.suffix == ".safetensors" and dense:
-        # A file of safetensors holds no tensor twice, and a tied weight has several names.
+        # safetensors refuses shared tensors, so a tied weight is copied for each of its names.
         content = safetensors.torch.save({name: t.clone() for name, t in state.items()})
     elif out.suffix in (".pt", ".pth"):
         buffer = io.BytesIO()
@@ -104,7 +104,7 @@ def write_ticket(
 
 
 def check_computes(ticket: Ticket, *, where: str) -> None:
-    """Raises: ValueError: a ticket's weights are not stored, or not those it computes with."""
+    """Raises: ValueError: the ticket has no weights, or does not compute with them as stored."""
     if not ticket.state:
         raise ValueError(f"{where}: the ticket is a mask without weights")
     if ticket.learned:
@@ -115,9 +115,9 @@ def check_computes(ticket: Ticket, *, where: str) -> None:
 
 
 def check_names(state: Mapping[str, Tensor], module: nn.Module, *, where: str) -> None:
-    """Check that a module can be given these tensors; a tied one may have all of its names.
+    """Check that a module can load these tensors; a tied one may appear under all of its names.
 
-    Raises: ValueError: one is missing, or is none of the module's.
+    Raises: ValueError: a tensor is missing, or the module has no such tensor.
     """
     missing = sorted(state_of(module).keys() - state.keys())
     surplus = sorted(state.keys() - module.state_dict().keys())
@@ -130,7 +130,7 @@ def check_names(state: Mapping[str, Tensor], module: nn.Module, *, where: str) -
 
 
 def _known(form: Call, network: Callable[[], Network] | None) -> Mapping[str, Network]:
-    """The network, for a form that names it."""
+    """Return the network as an argument, if the form has a parameter for it."""
     if network is None or "network" not in form.names:
         return {}
     try:
@@ -144,16 +144,16 @@ def _known(form: Call, network: Callable[[], Network] | None) -> Mapping[str, Ne
 
 
 def _with_all_names(state: Mapping[str, Tensor], network: Network | None) -> State:
-    """The tensors, a tied one under each of its names."""
+    """Return the tensors, a tied one under each of its names."""
     tied = {} if network is None else network.tied
     return {**state, **{name: state[own] for name, own in tied.items() if own in state}}
 
 
 def _zero_where_pruned(ticket: Ticket, form: str) -> dict[str, Tensor]:
-    """The masks of a ticket, all of whose pruned weights must be 0.
+    """Return the masks of a ticket after checking that all its pruned weights are 0.
 
-    Torch multiplies by the mask and a sparse tensor leaves out what is pruned, so neither can hold
-    another value.
+    Torch multiplies by the mask, and a sparse tensor leaves out pruned weights, so neither can
+    hold another value.
     """
     masks = {name: mask[0] for name, mask in ticket.mask.items()}
     for name, mask in masks.items():

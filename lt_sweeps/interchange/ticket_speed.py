@@ -1,6 +1,6 @@
-"""Speed: a forward pass of a ticket's small network against that of its dense one, on this machine.
+"""Speed: time the forward passes of a ticket's small network and its dense one on this machine.
 
-The two networks are run in turn, so that what else the machine does slows both.
+The two networks run in turn, so that other load on the machine slows both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 def measured_speeds(
     ticket: Ticket, network: Network, *, stage: str, seed: str, batch: int, n: int
 ) -> Iterator[MeasuredSpeed]:
-    """The speed of each form that a ticket has: compact, and on a GPU semi-structured in float16.
+    """Measure each form of a ticket: compact and, on a GPU, semi-structured in float16.
 
     The dense network is the ticket itself with its zeros, which no kernel skips.
 
@@ -50,7 +50,7 @@ def measured_speeds(
         try:
             packed = load_semi_structured(deepcopy(dense), semi_structured(ticket))
         except ValueError:
-            pass  # it is not of that form, or the GPU has no kernels for it
+            pass  # not a 2:4 ticket, or the GPU has no kernels for it
         else:
             half = deepcopy(dense).half()
             inputs = x.half() if x.is_floating_point() else x
@@ -75,14 +75,14 @@ def measured_speeds(
 
 
 def compact(ticket: Ticket, network: Network) -> dict[str, Tensor]:
-    """The weights of the compact network; prints what is smaller, and what stays whole."""
+    """Return the compact network's weights; prints which layers shrink and which stay whole."""
     smaller = compacted(dense_module(ticket, network), network.example())
     print(smaller.summary)
     return state_of(smaller.module)
 
 
 def dense_module(ticket: Ticket, network: Network) -> nn.Module:
-    """The network with a ticket's weights, in evaluation mode."""
+    """Return the network with a ticket's weights, in evaluation mode."""
     return network.holding({name: t[0] for name, t in ticket.state.items()}).eval()
 
 
@@ -90,9 +90,9 @@ def dense_module(ticket: Ticket, network: Network) -> nn.Module:
 def interleaved(
     one: nn.Module, other: nn.Module, x: Tensor, *, n: int, clock: Clock = time.perf_counter
 ) -> tuple[float, float]:
-    """The median seconds of a forward pass of each of two modules, run in turn; once to warm up.
+    """Return the median seconds of a forward pass of two modules, run in turn after one warm-up.
 
-    By the fastest kernels, in the type of the inputs: torch's own default for convolutions is tf32.
+    Uses the fastest kernels in the inputs' type; torch's own default for convolutions is tf32.
     """
     seconds: dict[int, list[float]] = {0: [], 1: []}
     with Arithmetic("float32", deterministic=False).set(x.device):
@@ -113,7 +113,7 @@ def _wait(x: Tensor) -> None:
 
 
 def _processor() -> str:
-    """The name of the processor, which `platform.processor` does not know on Linux."""
+    """Return the processor's name, which `platform.processor` does not report on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""Checks of stored results against what can be computed from them again."""
+"""Checks that recompute stored results and compare them with the files."""

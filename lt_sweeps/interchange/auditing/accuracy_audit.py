@@ -1,4 +1,4 @@
-"""The reported accuracy of a stored training, measured again on the weights that are stored."""
+"""Measure a stored training's accuracy again on its stored weights, and compare with the report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from lt_sweeps.interchange.stored_network import StoredNetwork
 from lt_sweeps.plan.stages import Search
 from lt_sweeps.plan.unit import Unit
 
-# Of a split: images that another device, stack or backend may classify otherwise; of other metrics,
-# a part of the number. Products in bf16 have 8 bits of fraction.
+# Allowed difference. Of an accuracy: the fraction of a split's images that another device, stack or
+# backend may classify differently. Of another metric: relative to its value, or to 1 if that is
+# larger. Products in bf16 have 8 bits of fraction.
 _ROUNDING = {"float32": 0.002, "tf32": 0.002, "bf16": 0.02}
 
 
 def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
-    """Evaluate a training at its end, and at its best evaluation where those weights are stored."""
+    """Evaluate a training at its end, and at its best evaluation if those weights are stored."""
     stage, seed = unit.stage, unit.seed
     place, about = store.path(stage.key, seed), store.metadata(stage.key, seed) or {}
     metrics: dict[str, Any] = json.loads(about["metrics"])
@@ -56,7 +57,7 @@ def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) 
     for split in ("val", "test"):
         said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].targets)
         found = again[f"end_{split}_accuracy"]
-        if said is None:  # a task other than classes: its loss and its metrics
+        if said is None:  # no accuracies, as the task has no classes
             if fault := _other_fault(metrics, again, at, split, rounding):
                 return fault
             continue
@@ -68,7 +69,7 @@ def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) 
 def _other_fault(
     metrics: dict[str, Any], again: dict[str, Any], at: str, split: str, rounding: float
 ) -> str:
-    """The first number of a task without accuracies that another measurement does not repeat."""
+    """Describe the first loss or metric that differs when measured again; empty if none does."""
     said, found = (
         {"loss": scores[f"{when}_{split}_loss"], **_of_split(scores["metrics"], when, split)}
         for scores, when in ((metrics, at), (again, "end"))
@@ -80,7 +81,7 @@ def _other_fault(
 
 
 def are_apart(one: float, other: float, allowed: float) -> bool:
-    """Whether two numbers are further apart than rounding; NaN is equal to NaN alone."""
+    """Whether two numbers differ by more than `allowed`; NaN equals only NaN."""
     both_nan = math.isnan(one) and math.isnan(other)
     return not (one == other or both_nan or abs(one - other) <= allowed)
 

@@ -1,4 +1,4 @@
-"""`AuditedStore`: stored tickets for an audit, which reads and never changes a file."""
+"""`AuditedStore`: a read-only store of tickets for an audit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lt_sweeps.storage.ticket import Ticket
 
 @dataclass(frozen=True)
 class AuditedStore(Store):
-    """Tickets that an audit has found whole, by path; all others count as absent."""
+    """A store in which only the tickets that an audit found undamaged (`whole`, by path) exist."""
 
     whole: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -28,15 +28,15 @@ class AuditedStore(Store):
     def read(self, key: str, seed: object, moment: int | str = "end") -> Ticket:
         path = self.path(key, seed, moment)
         if path not in self.whole:
-            raise FileNotFoundError(path)  # a damaged file is not set aside, as who computes does
+            raise FileNotFoundError(path)  # never sets a damaged file aside, as a run does
         return ticket_in(path.read_bytes(), step=int(self.whole[path]["step"]))
 
     def write(self, *_: Any, **__: Any) -> None:
-        """Nothing is stored: an initialisation that is missing is only drawn."""
+        """Write nothing: a missing initialisation is drawn again but not stored."""
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Equal for equal tensors by name, to the bit."""
+    """Return a hash that is equal if names and tensors are equal, bit by bit."""
     content = hashlib.sha256()
     for name in sorted(tensors):
         bits = tensors[name].contiguous().reshape(-1).view(torch.uint8)
@@ -45,12 +45,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def differ(one: Tensor, other: Tensor) -> Tensor:
-    """Where two tensors of one shape have other numbers; NaN is equal to NaN alone."""
+    """Mark the entries in which two tensors of one shape differ; NaN equals only NaN."""
     return (one != other) & ~(one.isnan() & other.isnan())
 
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that only one of the two has, or that are not the same."""
+    """Return the names of tensors that differ, or that only one of the two has."""
     shared = [name for name in one if name in other and one[name].shape == other[name].shape]
     same = {name for name in shared if not differ(one[name], other[name]).any()}
     return sorted({*one, *other} - same)

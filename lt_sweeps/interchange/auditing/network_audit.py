@@ -1,4 +1,4 @@
-"""What an audit can check of networks that other code has stored, without their code."""
+"""Audit networks that other code has stored, without running that code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lt_sweeps.interchange.auditing.other_networks import (
 
 
 def is_of_other_code(where: Path) -> bool:
-    """Whether it is a checkpoint, or a folder of them or of open_lth, and no results of ours."""
+    """Whether `where` holds other code's checkpoints or an open_lth folder, not our results."""
     if where.is_file():
         return is_weights(where)
     ours = ("manifest.json", "runs", "tickets", "sweeps")
@@ -28,9 +28,9 @@ def is_of_other_code(where: Path) -> bool:
 
 
 def audit_networks(where: Path) -> tuple[list[CheckVerdict], list[str]]:
-    """The verdict on each check, and a line for each network: its sparsity, and by layer.
+    """Return the verdict on each check, and a line per network: sparsity in total and by layer.
 
-    Raises: ValueError: there is no network that can be read.
+    Raises: ValueError: `where` holds no network that can be read.
     """
     findings = Findings(FOREIGN_CHECKS)
     networks: list[str] = []
@@ -99,7 +99,7 @@ def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
         findings.leave_out("counts", "no file says which sparsity was asked for")
         return
     total = sum(mask.numel() for mask in network.mask.values())
-    # open_lth rounds up, and its threshold prunes one weight more than it says.
+    # open_lth rounds up, and its threshold prunes one weight more than requested.
     allowed = 2 * max(1, network.level) / max(1, total)
     asked, has = network.target_sparsity, _sparsity(network.kept)
     fault = f"sparsity {has:.4f} where {asked:.4f} was asked for"
@@ -109,7 +109,7 @@ def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
 def _audit_nesting(
     network: OtherNetwork, before: dict[str, OtherNetwork], findings: Findings
 ) -> None:
-    """A branch of open_lth prunes in its own way, so only `main` must be nested."""
+    """Check that each level of `main` is nested in the last; branches of open_lth need not be."""
     denser = before.get(network.series)
     if network.level is None or network.branch:
         findings.leave_out("nesting", "a branch" if network.branch else "its name tells no level")
@@ -127,7 +127,7 @@ def _audit_nesting(
 
 
 def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings: Findings) -> None:
-    """Each level of open_lth restarts from a model of level 0, pruned."""
+    """Check that an open_lth level restarts from a model of level 0, pruned."""
     dense = first.setdefault(network.series, network)
     if dense is network or network.branch:
         return

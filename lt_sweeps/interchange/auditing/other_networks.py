@@ -1,4 +1,4 @@
-"""Reads networks that other code has stored, for an audit: checkpoints, and folders of open_lth."""
+"""Read networks that other code has stored, for an audit: checkpoints and open_lth folders."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _INSIDE = ("state_dict", "model_state_dict", "model", "net")
 class OtherNetwork:
     """A network in a file of other code.
 
-    `series` is what its levels have in common, and `settings` what those of all its seeds have.
-    `original` are weights that are stored without their mask, as torch's pruning stores them.
-    `start` are the weights that its training began with, by the name of the file. `lottery` says
-    whether open_lth stored it, `branch` whether it is an experiment beside the levels of `main`.
+    `series` is equal for all levels of one experiment, and `settings` for all seeds of one level.
+    `original` names the weights that are stored unmasked, as `<name>_orig` by torch's pruning.
+    `start` maps a file name to the weights that the training began with. `lottery` says whether
+    open_lth stored the network, `branch` whether it belongs to an open_lth branch, not to `main`.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class OtherNetwork:
 
     @cached_property
     def kept(self) -> Mapping[str, Tensor]:
-        """Its mask, or where it has none the weights that are not 0; a tied weight once."""
+        """The mask or, without one, the nonzero weights; a tied weight appears once."""
         weights = {name: t for name, t in self.state.items() if t.dim() > 1}
         kept = self.mask or {name: tensor != 0 for name, tensor in weights.items()}
         again = second_names(kept, self.state)
@@ -68,7 +68,7 @@ def is_open_lth(where: Path) -> bool:
 
 
 def read_networks(where: Path, findings: Findings) -> Iterator[OtherNetwork]:
-    """Every network below `where`, in the order of its levels; what cannot be read is a fault."""
+    """Yield every network below `where`, levels in order; an unreadable file is a fault."""
     if is_open_lth(where):
         for lottery in lotteries(where):
             for replicate in sorted(lottery.glob("replicate_*")):
@@ -86,7 +86,7 @@ def is_weights(path: Path) -> bool:
 
 
 def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
-    """The content of a file, by name; None if it cannot be read."""
+    """Read a file's content by name; None if it cannot be read."""
     content, fault = None, ""
     try:
         read = read_safetensors if path.suffix == ".safetensors" else read_pickle
@@ -101,7 +101,7 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
 
 
 def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNetwork:
-    """The network in one file; level and seed are those that its path names, if it does."""
+    """Return the network in one file; level and seed are taken from the path, if it names them."""
     inner = next((content[n] for n in _INSIDE if isinstance(content.get(n), Mapping)), content)
     metrics = {n: float(v) for n, v in content.items() if isinstance(v, (int, float))}
     tensors = {n: t.to_dense() for n, t in inner.items() if isinstance(t, Tensor)}
@@ -128,7 +128,7 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
 
 
 def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
-    """The levels of a replicate, from the densest on, and their branches."""
+    """Yield the levels of a replicate and of its branches, each from the densest on."""
     try:
         fraction = pruning_fraction(settings_of(replicate), replicate)
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
             continue
         masks = _loaded(folder / "mask.pth", findings)
         models = stored_models(folder)
-        ends = dict.fromkeys((*models[:1], *models[-1:]))  # one file may be both
+        ends = dict.fromkeys((*models[:1], *models[-1:]))  # first and last may be the same file
         loaded = [(path, _loaded(path, findings)) for path in ends]
         metrics = _logged(folder / "logger", findings)
         states = [(path.name, _tensors(content)) for path, content in loaded if content is not None]
@@ -170,7 +170,7 @@ def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _logged(path: Path, findings: Findings) -> dict[str, float]:
-    """The last value of each quantity in a logger of open_lth."""
+    """Return the last value of each quantity in an open_lth logger."""
     steps, fault = dict[int, dict[str, float]](), ""
     try:
         steps = logged(path)

@@ -1,4 +1,4 @@
-"""Whether a training that is done again ends with the weights and the scores that are stored."""
+"""Train again, and compare the final weights and scores with those that are stored."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from lt_sweeps.training.training_loop import TrainingLoop
 
 @one_thread()
 def audit_repeat(unit: Unit, store: AuditedStore, row: Record | None, findings: Findings) -> None:
-    """Train again from the start; the snapshots and the plan that led there are tested with it.
+    """Train again from the start; this also tests the snapshots and the plan that led to it.
 
     Args:
-        row: says where and how the stored training was computed. Only a CPU gives the same bits
-            elsewhere, and only with a backend by which a stack ends as its replicates alone.
+        row: the record that names the device and backend of the stored training. The same bits can
+            be expected only on a CPU, and only with a backend whose replicates do not depend on
+            the stack that they train in.
     """
     stage, seed = unit.stage, unit.seed
     device, backend = (row.device, row.backend) if row is not None else (None, None)
@@ -50,7 +51,7 @@ def audit_repeat(unit: Unit, store: AuditedStore, row: Record | None, findings: 
         again, about = scratch.read(stage.key, seed), scratch.metadata(stage.key, seed) or {}
     wrong = differing(stored.state, again.state) + differing(stored.mask, again.mask)
     metrics, others = (header_value(each, "metrics") or {} for each in (said, about))
-    # Equal texts, because NaN is equal to nothing.
+    # Compared as text, because NaN does not equal itself.
     wrong += [
         name for name in {*metrics, *others} if str(metrics.get(name)) != str(others.get(name))
     ]

@@ -1,4 +1,4 @@
-"""Checks of the rows of records.jsonl: what plan, costs and chosen options say that they hold."""
+"""Compare the rows of records.jsonl with the plan, the costs and the chosen options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.store import UnitCost
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
-# What follows from the plan, beside the numbers that the headers of tickets hold too.
+# Columns that follow from the plan and are not also in the headers of tickets.
 _PLANNED = (
     *("init", "kind", "step", "target_sparsity", "sparsity_total", "report_at", "reported_step"),
     *("mask_chance", "train_steps", "epochs", "search_epochs", "after", "dense_resources"),
@@ -28,13 +28,13 @@ _COSTS = {field.name for field in fields(UnitCost)} & {field.name for field in f
 def audit_rows(
     artifacts: Artifacts, plans: Mapping[str, Planned], store: AuditedStore, findings: Findings
 ) -> None:
-    """Compare every row with what the other files of its cell lead to."""
+    """Compare every row with the values that the other files of its cell imply."""
     options: Mapping[str, list[dict[str, Any]]] | None = None
     for cell in artifacts.cells:
         known: dict[str, Record] = {}
         for record in cell.records:
             if _option_fault(record, [_options(cell.choices)]):
-                # The cell may have been computed first by another sweep, which names it otherwise.
+                # Another sweep may have computed the cell first, under other option names.
                 options = _options_of_sweeps(artifacts) if options is None else options
             named = [_options(cell.choices), *(options or {}).get(cell.name, [])]
             faults = [_option_fault(record, named), _cost_fault(record, store, findings)]
@@ -45,13 +45,13 @@ def audit_rows(
 
 
 def _options(choices: Mapping[str, str | None]) -> dict[str, Any]:
-    """The columns of a row that say what was chosen."""
+    """Return the columns of a row that name the chosen options."""
     preset = {"experiment": choices["experiment"]} if "experiment" in choices else {}
     return {**Record.option_columns(choices), **preset}
 
 
 def _options_of_sweeps(artifacts: Artifacts) -> Mapping[str, list[dict[str, Any]]]:
-    """What each sweep of the root calls the options of its cells, by the name of the cell."""
+    """Return the option names that each sweep of the root gives a cell, by the cell's name."""
     named: dict[str, list[dict[str, Any]]] = {}
     for path in artifacts.root.glob("sweeps/*/manifest.json"):
         try:
@@ -64,7 +64,7 @@ def _options_of_sweeps(artifacts: Artifacts) -> Mapping[str, list[dict[str, Any]
 
 
 def _option_fault(record: Record, named: Collection[Mapping[str, Any]]) -> str:
-    """An option of a row that no file of its cell names."""
+    """Describe an option of a row that matches no file of its cell; empty if all match."""
     faults = [_difference(record, options, "its cell") for options in named]
     return faults[0] if all(faults) else ""
 
@@ -84,7 +84,7 @@ def _plan_fault(
     known: dict[str, Record],
     findings: Findings,
 ) -> str:
-    """A fact that plan and ticket lead to and the row has otherwise; adds the row to `known`."""
+    """Describe a column that contradicts plan and ticket; adds the expected row to `known`."""
     about = store.facts(record.stage, record.seed)
     if about is None:
         known[record.stage] = record

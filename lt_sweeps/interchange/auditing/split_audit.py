@@ -1,4 +1,4 @@
-"""Whether train, validation and test set share examples, by the content of the examples."""
+"""Check whether the train, validation and test sets share examples, by content."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lt_sweeps.data import Split
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.plan.stages import Task
 
-_LARGE = 4_000_000_000  # bytes of a split, beyond which its examples are not compared
+_LARGE = 4_000_000_000  # bytes; the examples of larger splits are not compared
 
 
 def audit_splits(task: Task, findings: Findings) -> bool:
-    """Whether the data are here; counts the examples that two splits share."""
+    """Count the examples that two splits share; returns whether the data are on this machine."""
     try:
         splits = task.dataset.load()
     except (OSError, ValueError) as error:
@@ -35,5 +35,5 @@ def audit_splits(task: Task, findings: Findings) -> bool:
 
 
 def _read(split: Split) -> Split:
-    """A split without rows: examples that stay in their file are compared by content here."""
+    """Read a split's examples into memory, so that they are compared by content."""
     return Split(split.take(torch.arange(len(split.targets))), split.targets)

@@ -29,7 +29,7 @@ from lt_sweeps.plan.unit import Unit
 
 T = TypeVar("T")
 Track = Callable[[Sequence[T], str], Iterable[T]]
-"""Passes items on, and shows how far they have come."""
+"""A function that yields the items and shows a progress bar with the given label."""
 
 
 def audit_sweep(
@@ -41,12 +41,12 @@ def audit_sweep(
     trust: Collection[str],
     track: Track[Any],
 ) -> None:
-    """Check what only the tensors of tickets, the plan and the data can show.
+    """Run the checks that need the tickets' tensors, the plan and the data.
 
     Args:
-        sample: how many trainings are evaluated again; None: all.
-        repeat: how many are trained again; None: all.
-        trust: modules whose functions may run, beside ours.
+        sample: how many trainings to evaluate again; None means all.
+        repeat: how many trainings to train again; None means all.
+        trust: modules whose functions may run, in addition to ours.
     """
     plans = _plans(artifacts, findings, trust)
     units = {unit.name: unit for cell in plans.values() for unit in cell.units}
@@ -73,7 +73,7 @@ def audit_sweep(
 
 
 def _with_data(units: Collection[Unit], store: AuditedStore, findings: Findings) -> list[Unit]:
-    """The measured trainings whose data are here; checks the splits of all data that are."""
+    """Return the measured trainings whose data are on this machine; checks those data's splits."""
     trainings = [unit.stage.training for unit in units]
     tasks = {training.key: training.task for training in trainings}
     usable = {key for key, task in tasks.items() if audit_splits(task, findings)}
@@ -87,14 +87,14 @@ def _with_data(units: Collection[Unit], store: AuditedStore, findings: Findings)
 
 
 def _spread(units: Sequence[Unit], sample: int | None) -> list[Unit]:
-    """Some of the units, evenly over all; which ones follows from their names alone."""
+    """Pick `sample` units, evenly spaced; the choice depends only on their order."""
     if sample is None or sample >= len(units):
         return list(units)
     return [units[len(units) * i // sample] for i in range(sample)]
 
 
 def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> dict[str, Planned]:
-    """The plan of each cell that can be planned and that plans what is stored, by its name."""
+    """Return the plans that match what is stored, by the name of the cell."""
     plans = {}
     for cell in artifacts.cells:
         if cell.config is None or "method" not in cell.config:
@@ -107,7 +107,7 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
         except (ValueError, OSError) as error:
             findings.leave_out("signatures", str(error).splitlines()[0])
             continue
-        except (TypeError, KeyError, AttributeError) as error:  # not of the form of a config
+        except (TypeError, KeyError, AttributeError) as error:  # malformed config
             findings.leave_out("signatures", f"its config cannot be planned: {error!r}")
             continue
         fault, now = _plan_fault(cell, planned), code_version()
@@ -121,7 +121,7 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
 
 
 def _here(cell: AuditedCell, artifacts: Artifacts) -> Cell:
-    """The cell with its data where the sweep was started, if that folder is on this machine."""
+    """Return the cell with `data_dir` relative to where the sweep started, if it exists here."""
     config = Config(cell.config or {})
     if artifacts.manifest is not None and isinstance(config.get("data_dir"), str):
         folder = Path(artifacts.manifest.launcher.cwd) / config["data_dir"]
@@ -155,13 +155,13 @@ def _audit_draws(plans: Iterable[Planned], store: AuditedStore, findings: Findin
             wrong = differing(stored, stage.network.draw(cell.seed))
             fault = f"{', '.join(wrong)}: not what seed {cell.seed} draws" if wrong else ""
             if not findings.compare("draws", store.path(*name), fault):
-                del store.whole[store.path(*name)]  # what follows starts from the right draw
+                del store.whole[store.path(*name)]  # later checks use the correct draw
 
 
 def _audit_masks_of_arms(
     artifacts: Artifacts, plans: Mapping[str, Planned], store: AuditedStore, findings: Findings
 ) -> None:
-    """No two cells have equal masks wherever they were pruned by different criteria."""
+    """Check that cells pruned by different criteria do not have equal masks throughout."""
     masks: dict[str, dict[Place, tuple[str, str]]] = defaultdict(dict)
     records = {}
     for cell in artifacts.cells:
@@ -169,12 +169,12 @@ def _audit_masks_of_arms(
         stages = {} if planned is None else {stage.key: stage for stage in planned.trainings}
         for record in cell.records:
             stage = stages.get(record.stage)
-            # A score stores no ticket; its arms are compared by their results alone.
+            # Scoring stores no ticket, so its arms are compared by results only.
             pruned = pruning_of(stage) if stage is not None and stage.stores_ticket else None
             if pruned is None or not store.has(record.stage, record.seed) or not record.is_result:
                 continue
             mask = tensors_sha256(store.read(record.stage, record.seed).mask)
-            # A criterion of initial weights or of noise gives arms that differ elsewhere one mask.
+            # Arms that share a criterion on initial weights or noise rightly have equal masks.
             by = [pruned.criterion.call.identity(), [*pruned.criterion.evidence]]
             criterion = digest([*by, pruned.granularity])
             masks[cell.signature][cell.seed, record.level] = criterion, mask

@@ -1,4 +1,4 @@
-"""Checks of a ticket by itself: its tensors, and its mask against what its header counts."""
+"""Checks of a single ticket: its tensors, and its mask against the counts in its header."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lt_sweeps.storage.ticket_file import read_content
 
 
 def is_ticket(path: Path) -> bool:
-    """Whether a file is a ticket of ours, by its place or by its header."""
+    """Whether a file is an lt_sweeps ticket, by its folder or its header."""
     if not path.is_file() or path.suffix != ".safetensors":
         return False
     try:
@@ -32,7 +32,7 @@ def is_ticket(path: Path) -> bool:
 
 
 def audit_ticket(path: Path) -> list[CheckVerdict]:
-    """The verdict on one ticket by itself: what it started from and its record are not asked."""
+    """Audit one ticket without its record and the tickets that it started from."""
     findings = Findings()
     about = audit_head(path.absolute(), findings)
     if about is not None and audit_ticket_file(path, about, None, True, findings):
@@ -48,7 +48,7 @@ def audit_ticket(path: Path) -> list[CheckVerdict]:
 def audit_ticket_file(
     path: Path, about: Mapping[str, Any], unit: Unit | None, finite: bool, findings: Findings
 ) -> bool:
-    """Check one ticket by itself; returns whether it can be compared with others."""
+    """Check a ticket on its own; returns whether it can be compared with others."""
     ticket, fault = None, ""
     try:
         ticket = ticket_in(read_content(path)[1], step=int(about["step"]))
@@ -70,7 +70,7 @@ def audit_ticket_file(
 def _audit_mask(
     path: Path, ticket: Ticket, about: Mapping[str, Any], unit: Unit | None, findings: Findings
 ) -> bool:
-    """Count a ticket's mask, and compare with its header; its tensors must be the network's."""
+    """Compare a ticket's mask with its header's counts, and its tensors with the network's."""
     if ticket.state and unit is not None and (fault := _shape_fault(ticket, unit)):
         return findings.compare("masks", path, fault)
     stated = header_value(about, "layers_remaining")
@@ -81,7 +81,7 @@ def _audit_mask(
         findings.leave_out("masks", "a learned mask, and no plan says how it is read")
         return True
     counted = _learned_counts(ticket, unit) if ticket.learned and unit else _counts(ticket.mask)
-    allowed = int(bool(ticket.learned))  # a sum of chances, which is rounded
+    allowed = int(bool(ticket.learned))  # a rounded sum of probabilities
     pairs = {n: (counted.get(n, -1), stated.get(n, -1)) for n in sorted({*counted, *stated})}
     wrong = {name: pair for name, pair in pairs.items() if abs(pair[0] - pair[1]) > allowed}
     fault = f"weights kept, counted and as its header says: {paired(wrong)}" if wrong else ""
@@ -89,7 +89,7 @@ def _audit_mask(
 
 
 def _shape_fault(ticket: Ticket, unit: Unit) -> str:
-    """Whether a ticket has the tensors of its network, and a mask for each prunable layer."""
+    """Say how a ticket's tensors and masks differ from the network's; empty if they match."""
     network = unit.stage.network
     module = network.module()
     needed = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -111,7 +111,7 @@ def _counts(mask: Mask) -> dict[str, int]:
 
 
 def _learned_counts(ticket: Ticket, unit: Unit) -> dict[str, int]:
-    """Weights that a learned mask keeps, or can be expected to, as a training counts them."""
+    """Return how many weights a learned mask keeps (or is expected to), counted as in training."""
     density = unit.stage.sparsifier.density  # pyright: ignore[reportAttributeAccessIssue]
     return {
         name: int(density(ticket.state[name], logits).double().sum().round())

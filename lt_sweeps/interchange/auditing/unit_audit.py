@@ -14,11 +14,11 @@ from lt_sweeps.sparsity.evidence import ON_DATA
 from lt_sweeps.storage.ticket import Mask, State, Ticket
 
 _GO_BACK = ("resets.rewind", "resets.transplant", "resets.mask_init")
-_ROUNDED = (*ON_DATA, "flow", "channel")  # sums, which round otherwise on another machine
+_ROUNDED = (*ON_DATA, "flow", "channel")  # sums, which round differently on other machines
 
 
 def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
-    """Compare a stored training with the start that is computed again from what it started from."""
+    """Compare a stored training with its start, recomputed from the tickets that led to it."""
     stage, seed = unit.stage, unit.seed
     if not stage.stores_ticket or not store.has(stage.key, seed):
         return
@@ -47,7 +47,7 @@ def _audit_mask(
     store: AuditedStore,
     findings: Findings,
 ) -> bool:
-    """Whether the mask is that of the start, where a training leaves it as it is."""
+    """Whether the mask equals the start's; not checked if the training changes the mask."""
     if unit.stage.sparsifier.changes_mask:
         findings.leave_out("criteria", "the training itself changes the mask")
         return True
@@ -62,7 +62,7 @@ def _audit_mask(
 
 
 def pruning_of(stage: Work) -> Prune | None:
-    """The pruning whose mask a training holds to its end; None if there is none."""
+    """Return the pruning whose mask a training keeps throughout; None without one."""
     if stage.sparsifier.changes_mask:
         return None
     start = stage.start
@@ -74,7 +74,7 @@ def pruning_of(stage: Work) -> Prune | None:
 def _audit_pruning(
     pruned: Prune, unit: Unit, trained: Ticket, store: AuditedStore, findings: Findings
 ) -> bool:
-    """Whether the mask lies within that of the training that was pruned."""
+    """Whether the mask is nested in the pruned training's mask and meets its target."""
     place, mask = store.path(unit.stage.key, unit.seed), trained.mask
     before = ticket(pruned.trained, unit.seed, store).mask
     back = {name: int((mask[name] & ~before[name]).sum()) for name in mask}
@@ -86,7 +86,7 @@ def _audit_pruning(
             kept, left = (sum(int(m[name].sum()) for name in names) for m in (mask, before))
             where = names[0] if len(names) == 1 else "the network"
             asked = f"{where} keeps {kept} weights where {most} were asked for"
-            low = least if pruned.groups is None else min(least, left)  # what is gone stays so
+            low = least if pruned.groups is None else min(least, left)  # pruned weights stay pruned
             nested &= findings.compare("targets", place, "" if low <= kept <= most else asked)
     if pruned.groups is not None:
         split = pruned.groups.split_layer(mask)
@@ -98,7 +98,7 @@ def _audit_pruning(
 def _audit_pinned(
     unit: Unit, start: Ticket, trained: Ticket, store: AuditedStore, findings: Findings
 ) -> None:
-    """Pruned weights at the end and in every snapshot are what they were pinned to at the start."""
+    """Check that pruned weights keep their pinned value at the end and in every snapshot."""
     stage = unit.stage
     if stage.has_logits or not stage.sparsifier.holds:
         findings.leave_out("pinned", "its training holds no weights: the mask is learned, or free")
@@ -110,7 +110,7 @@ def _audit_pinned(
             continue
         moment = about["moment"]
         at = trained if moment == "end" else store.read(stage.key, unit.seed, moment)
-        # A weight is frozen at 0 where the training itself has pruned it.
+        # A weight that the training itself pruned is frozen at 0.
         frozen = {n: torch.where(start.mask[n], 0.0, start.state[n]) for n in at.mask}
         counts = _differing(at.state, frozen, {n: ~kept for n, kept in at.mask.items()})
         what = "pruned weights that are not what they are frozen at"
@@ -118,7 +118,7 @@ def _audit_pinned(
 
 
 def _audit_start(unit: Unit, start: Ticket, store: AuditedStore, findings: Findings) -> None:
-    """The weights that a training began with, where they are stored or go back to a snapshot."""
+    """Check the weights a training began with, if they are stored or rewound to a snapshot."""
     stage, seed, reset = unit.stage, unit.seed, unit.stage.start
     if not isinstance(reset, Reset) and not store.has(stage.key, seed, "start"):
         return
@@ -130,7 +130,7 @@ def _audit_start(unit: Unit, start: Ticket, store: AuditedStore, findings: Findi
     if path in store.whole:
         counts = _differing(start.state, store.read(stage.key, seed, "start").state, {})
         if not findings.compare_counts("rewound", path, counts, "its start is not the reset's"):
-            del store.whole[path]  # what follows starts from the right weights
+            del store.whole[path]  # later checks use the correct weights
             return
     if expected is not None:
         counts = _differing(expected, start.state, start.mask)
@@ -139,7 +139,7 @@ def _audit_start(unit: Unit, start: Ticket, store: AuditedStore, findings: Findi
 
 
 def _snapshot_behind(reset: Reset, unit: Unit, store: AuditedStore) -> State | None:
-    """The weights that a reset restarts from, read and not computed; None where it makes new."""
+    """Read the weights that a reset restarts from; None if the reset draws new ones."""
     if public_name(reset.reset.function) == "resets.keep" and not reset.trained.has_logits:
         return ticket(reset.trained, unit.seed, store).state
     current: Reset | None = reset
@@ -153,7 +153,7 @@ def _snapshot_behind(reset: Reset, unit: Unit, store: AuditedStore) -> State | N
 
 
 def _differing(state: State, expected: State, where: Mask) -> dict[str, int]:
-    """How many weights of each expected tensor differ, where a mask of it says so or has none."""
+    """Count the differing weights per expected tensor, only where its mask (if any) is True."""
     return {
         name: int((differ(state[name], tensor) & where.get(name, torch.tensor(True))).sum())
         for name, tensor in expected.items()

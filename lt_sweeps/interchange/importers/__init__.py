@@ -1,1 +1,1 @@
-"""Other people's results as tickets and records of ours."""
+"""Importers that read other code's results as levels of ours."""

@@ -1,4 +1,4 @@
-"""`ImportedLevel`: one trained level of an experiment of other code, in our terms."""
+"""`ImportedLevel`: one trained level of other code's experiment, in our terms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImportedLevel:
-    """One level of one seed: its mask, and whatever else is known of it.
+    """One level of one seed: its mask, and everything else that is known about it.
 
-    `choices` are the option names that tables show, `config` is what tells its cell from others.
-    `state` is empty if only the mask is known. Where not even that is known, `left` and `total` are
-    the counts of weights by layer. `metrics` are named as in a record (`test_accuracy`), `history`
-    holds the evaluations of the training.
+    `choices` are the option names that tables show; `config` distinguishes its cell from others.
+    `state` is empty if only the mask is known. If the mask is not known either, `left` and `total`
+    count the kept weights and all weights by layer. `metrics` are named as in a record
+    (`test_accuracy`); `history` holds the evaluations of the training.
     """
 
     choices: Mapping[str, str]
@@ -36,9 +36,9 @@ class ImportedLevel:
 
 
 def binary(mask: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The masks as bool.
+    """Return the masks as bool.
 
-    Raises: ValueError: none at all, or one with an entry that is neither 0 nor 1.
+    Raises: ValueError: there is no mask, or one is empty, sparse, complex or not all 0 and 1.
     """
     for name, tensor in mask.items():
         if not tensor.numel() or tensor.layout != torch.strided or tensor.is_complex():

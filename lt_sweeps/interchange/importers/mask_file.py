@@ -1,4 +1,4 @@
-"""Read a mask from a safetensors file of ours, of torch, or of anybody's."""
+"""Read a mask from any safetensors file: ours, torch's or another tool's."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def read_mask_file(
     val_accuracy: float | None = None,
     val_loss: float | None = None,
 ) -> ImportedLevel:
-    """The mask in a file, with its place in a sweep and the metrics that are known of it.
+    """Read the mask in a file; the arguments add its seed, level and known metrics.
 
     A mask is `mask/<name>` as in our tickets, `<name>_mask` as in modules that torch has pruned,
-    or else every tensor under its own name. Weights beside the masks (`<name>` or `<name>_orig`)
-    are imported too, with pruned weights set to 0. Names lose a `module.` that all of them have.
+    otherwise every tensor under its own name. Weights next to the masks (`<name>` or `<name>_orig`)
+    are imported too, with pruned weights set to 0. A `module.` prefix on all names is removed.
 
     Raises:
-        ValueError: no safetensors file, no mask in it, a weight without its mask, or a number that
-            cannot be.
+        ValueError: the file is not safetensors, has no mask or has a weight without its mask, or
+            an argument is out of range.
     """
     for name, count in {"seed": seed, "level": level}.items():
         if count < 0:
@@ -78,14 +78,14 @@ def read_mask_file(
 
 
 def second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The names under which a file holds a weight again, as it holds a tied one.
+    """Return the additional names under which a file repeats a tied weight.
 
-    Drawn weights that are equal in every number are one weight; constant ones may be two.
+    Two weights that are equal in every number are one tied weight, unless they are constant.
     """
     firsts, seconds = list[str](), list[str]()
-    for name in sorted(kept.keys() & state.keys()):  # the file has no order of its own
+    for name in sorted(kept.keys() & state.keys()):  # the file has no defined order
         weight, mask = state[name], kept[name]
-        if (weight == weight.flatten()[:1]).all():  # which is so of an empty one too
+        if (weight == weight.flatten()[:1]).all():  # also True for an empty weight
             continue
         tied = any(
             torch.equal(state[first], weight) and torch.equal(kept[first], mask) for first in firsts
@@ -97,7 +97,7 @@ def second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> lis
 def _split(
     tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Masks and weights by the name of the weight."""
+    """Return the masks and the weights, each by the weight's name."""
     groups = split_by_prefix(tensors)
     if groups[MASK]:
         return groups[MASK], groups[""]
@@ -105,7 +105,7 @@ def _split(
         masks = {n.removesuffix(_SUFFIX): t for n, t in tensors.items() if n.endswith(_SUFFIX)}
         rest = {n: t for n, t in tensors.items() if not n.endswith(_SUFFIX)}
         originals = {n.removesuffix(_ORIGINAL): n for n in rest if n.endswith(_ORIGINAL)}
-        # Without its mask a weight would count as one that cannot be pruned.
+        # Without its mask, a weight would count as not prunable.
         if lost := sorted(originals.keys() - masks.keys()):
             raise ValueError(f"import: {path}: {originals[lost[0]]} has no {lost[0]}{_SUFFIX}")
         if twice := sorted(originals.keys() & rest.keys()):

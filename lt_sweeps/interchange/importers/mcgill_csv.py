@@ -1,8 +1,8 @@
 """Read the tables of the NeurIPS 2019 reproduction of arXiv:1905.01067 (McGill, five runs of FC).
 
-github.com/bmiselis/deconstructing-lottery-tickets has a CSV file for each figure that it repeats
-with the released code. A row is a criterion, a seed, a round (`iteration`) and a test accuracy, at
-the lowest validation loss of the round; there are no weights and no masks.
+github.com/bmiselis/deconstructing-lottery-tickets has a CSV file for each figure that it reproduces
+with the released code. A row has a criterion, a seed, a round (`iteration`) and the test accuracy
+at the round's lowest validation loss; there are no weights and no masks.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lt_sweeps.models.prunable import Layer
 from lt_sweeps.sparsity.schedules import geometric
 
 COLUMNS = ("mask_criterion", "seed", "iteration", "test_accuracy")
-# LeNet-300-100 on MNIST: a round prunes 20 %, of the output layer 10 % (arXiv:1905.01067).
+# LeNet-300-100 on MNIST: a round prunes 20 %, but 10 % in the output layer (arXiv:1905.01067).
 _LAYERS = (
     Layer("hidden.0.weight", (300, 784), "hidden"),
     Layer("hidden.1.weight", (100, 300), "hidden"),
     Layer("output.weight", (10, 100), "output"),
 )
-_MOST_ROUNDS = 40  # after which a layer would have few weights left
+_MOST_ROUNDS = 40  # more would leave a layer with few weights
 
 
 def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
-    """Every round of every seed; `choices` replace options (`method=supermask` for figure 7).
+    """Read every round of every seed; `choices` override options (`method=supermask`: figure 7).
 
-    Raises: ValueError: no such table, or a row that cannot be.
+    Raises: ValueError: the file is not such a table, or a row has impossible values.
     """
     if choices.get("model", "fc") != "fc":
         raise ValueError(f"import: model={choices['model']}; the tables of McGill are of fc")
@@ -40,7 +40,7 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
         target.keep for target in geometric(_LAYERS, levels=_MOST_ROUNDS, hidden=0.2, output=0.1)
     ]
     text = _text(path)
-    # Two tables may have runs of the same criterion and seed, and these are other cells.
+    # Runs of the same criterion and seed in two tables are different cells.
     config = {"imported": path.name, "table": digest(text), "report_at": "best"}
     levels: dict[tuple[str, int, int], ImportedLevel] = {}
     for where, row in _rows(path, text):
@@ -62,7 +62,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each row with its place in the file."""
+    """Yield each row with its file and line number."""
     table = csv.DictReader(text.splitlines())
     try:
         if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:

@@ -1,7 +1,7 @@
 """Read the results folder of open_lth (github.com/facebookresearch/open_lth).
 
 `lottery_<hash>/replicate_<n>/level_<k>/main/` holds `mask.pth`, `model_ep<e>_it<i>.pth` and
-`logger`, with lines `name,iteration,value`; a branch of a lottery lies beside `main`.
+`logger`, with lines `name,iteration,value`; a branch of a lottery is a folder next to `main`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MODEL = re.compile(r"model_ep(\d+)_it(\d+)\.pth")
 
 
 def read_open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
-    """Every level that has been trained, and a line for each that has not.
+    """Read every trained level; returns the levels and a line for each untrained one.
 
-    `path` is a folder of lotteries, or one of them.
+    `path` is a folder of lotteries, or one lottery.
 
-    Raises: ValueError: no lottery there, or a file that cannot be read.
+    Raises: ValueError: `path` holds no lottery, or a file cannot be read.
     """
     found = lotteries(path)
     folders = [f for lottery in found for f in sorted(lottery.glob("replicate_*/level_*/*"))]
@@ -42,20 +42,20 @@ def read_open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
 
 
 def lotteries(path: Path) -> list[Path]:
-    """The lotteries that a folder holds, or is; known by their replicates, whatever their name."""
+    """Return the lotteries in a folder, or the folder if it is one, recognised by replicates."""
     if any(path.glob("replicate_*/level_*")):
         return [path]
     return sorted({replicate.parent for replicate in path.glob("*/replicate_*")})
 
 
 def stored_models(run: Path) -> list[Path]:
-    """The files of weights of a level, from its first step to its last."""
+    """Return the weight files of a level, from its first step to its last."""
     models = {match: path for path in run.iterdir() if (match := _MODEL.fullmatch(path.name))}
     return [models[m] for m in sorted(models, key=lambda match: (int(match[1]), int(match[2])))]
 
 
 def logged(path: Path) -> dict[int, dict[str, float]]:
-    """Iteration -> what was measured there, `test_accuracy` and the like.
+    """Return the metrics by iteration, such as `test_accuracy`.
 
     Raises: OSError, ValueError: the logger cannot be read.
     """
@@ -74,9 +74,9 @@ def logged(path: Path) -> dict[int, dict[str, float]]:
 
 
 def settings_of(replicate: Path) -> dict[str, Any]:
-    """`    * lr => 0.1`, as open_lth prints every setting that is not 0, False or None.
+    """Read lines `    * lr => 0.1`; open_lth prints each setting that is not 0, False or None.
 
-    Raises: OSError, ValueError: the file of the settings cannot be read.
+    Raises: OSError, ValueError: the settings file is missing or cannot be read.
     """
     path = replicate / "level_0" / "main" / "hparams.log"
     if not path.exists():
@@ -85,9 +85,9 @@ def settings_of(replicate: Path) -> dict[str, Any]:
 
 
 def pruning_fraction(settings: Mapping[str, Any], replicate: Path) -> float | None:
-    """The part of the weights that each level prunes; None if its strategy has no such setting.
+    """Return the fraction that each level prunes; None if the strategy has no such setting.
 
-    Raises: ValueError: it is none.
+    Raises: ValueError: the setting is not a fraction in [0, 1).
     """
     text = settings.get("pruning_fraction")
     if text is None:
@@ -131,7 +131,7 @@ def _level(run: Path) -> ImportedLevel:
 
 
 def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The final weights, pruned as in every forward pass; none where they were not kept."""
+    """Read the final weights, with the mask applied; empty if no weights were stored."""
     models = stored_models(run)
     if not models:
         return {}
@@ -146,9 +146,9 @@ def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of torch, by name.
+    """Read the tensors in a torch file, by name.
 
-    Raises: ValueError: there are none.
+    Raises: ValueError: the file is not a dict of tensors by name.
     """
     tensors = read_pickle(path)
     named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
@@ -176,9 +176,9 @@ def _text(path: Path) -> str:
 
 
 def _count(text: str) -> int:
-    """A number of steps, of a level or of a replicate.
+    """Parse the number of a step, a level or a replicate.
 
-    Raises: ValueError: it is none.
+    Raises: ValueError: the text is not a count.
     """
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError(f"{shortened(text)} is no count")
