@@ -1,8 +1,8 @@
-"""Stages: what to do, and to which stages' tickets, as frozen values.
+"""Stages: frozen values that say what to do, and to the tickets of which other stages.
 
 A stage's `key` is the hash of its kind, its version, its fields and its inputs' keys. Two stages
-with one key compute the same thing. Seeds, device, stack size and paths are not in
-it: they change speed, never what is drawn or computed.
+with the same key compute the same thing. Seeds, device, stack size and paths are not part of the
+key: tickets are stored by key and seed, and the others change only the speed.
 """
 
 from lt_sweeps.plan.stages.prune import EXAMPLES as EXAMPLES

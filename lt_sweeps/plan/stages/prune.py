@@ -1,4 +1,4 @@
-"""`Prune` and `Logits`: a mask, and the logits from which one is learned."""
+"""`Prune`: compute a mask. `Logits`: the logits from which a mask is learned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.weight_groups import Groups
 
 EXAMPLES = 128
-"""Training images that a gradient is computed on, where a criterion does not say."""
+"""The number of training images for a gradient, if the criterion does not set `examples`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class Logits(Stage):
     """Give a network the logits that a learned mask starts from; all of its weights are kept.
 
     `given` is a function of one layer that names the evidence it needs: `kept` (the mask of
-    `start`), `logits` (those that `start` ended with), `noise`. With `momentum` the optimizers of
-    weights and logits go on as well, from where those of `start` ended.
+    `start`), `logits` (the final logits of `start`), `noise`. With `momentum`, the optimizers of
+    weights and logits continue with the momentum that they had at the end of `start`.
     """
 
     start: Stage
@@ -37,7 +37,7 @@ class Logits(Stage):
 
     @cached_property
     def level(self) -> int:
-        """The number of masks learned so far; a mask that the logits are made from is not one."""
+        """The number of masks learned so far, without a mask that the logits are made from."""
         return self.start.level if self.start.has_logits else 0
 
     @property
@@ -50,7 +50,7 @@ class Logits(Stage):
 
     @property
     def ended(self) -> Snapshot | None:
-        """The end of the training before, which has the momentum that this one goes on with."""
+        """The end of the previous training, which holds the momentum to continue with."""
         if not self.momentum:
             return None
         assert isinstance(self.start, Work) and self.start.has_logits, "momentum without a round"
@@ -77,10 +77,10 @@ class Logits(Stage):
 
 @dataclass(frozen=True, eq=False)
 class Prune(Stage):
-    """Score the weights that are left and keep as many as the target says.
+    """Score the remaining weights and keep as many as the target states.
 
-    A network that has not been trained is pruned by what is known of its initial weights; then
-    `task` has the images that a gradient is computed on.
+    A network that has not been trained is pruned by evidence from its initial weights; `task` then
+    has the images on which a gradient is computed.
     """
 
     trained: Work | Init
@@ -91,7 +91,7 @@ class Prune(Stage):
 
     @cached_property
     def level(self) -> int:
-        # A training that learned a mask has counted the level; pruning makes its mask hard.
+        # A training that learns a mask already counts as a level; pruning only makes its mask hard.
         return self.trained.level + (not self.trained.has_logits)
 
     @property
@@ -104,7 +104,7 @@ class Prune(Stage):
 
     @cached_property
     def evidence(self) -> dict[str, Snapshot | None]:
-        """The snapshot behind each name that the criterion asks for; None for noise."""
+        """The snapshot for each piece of evidence that the criterion names; None for noise."""
         return {name: self._snapshot(name, time) for name, time in self.criterion.evidence}
 
     @property
@@ -119,12 +119,12 @@ class Prune(Stage):
 
     @property
     def groups(self) -> Groups | None:
-        """The groups of weights that stay or go together; None for single weights."""
+        """The groups of weights that are kept or pruned whole; None for single weights."""
         own = self.criterion.granularity
         return None if own is None else groups_of(own, self.network)
 
     def runs(self) -> list[tuple[list[str], int, int]]:
-        """The layers that compete, with the fewest and the most weights that they may keep."""
+        """The layers of each competition, with the minimum and maximum of weights they keep."""
         return [(run.names, *run.bounds) for run in self._competitions()]
 
     def _competitions(self) -> Sequence[Competition]:
@@ -145,18 +145,18 @@ class Prune(Stage):
     @cached_property
     def target_sparsity(self) -> float | None:
         if is_whole_mask(self.criterion.call) and not self.trained.has_logits:
-            return None  # it keeps what it keeps, whatever the schedule asks for
+            return None  # the criterion returns the mask itself, regardless of the schedule
         sparsity = round(self.target.sparsity, 10)
         runs = self._competitions()
         if (goal := sum(run.goal for run in runs)) != sum(run.count for run in runs):
-            # What lies in no group always stays, and counts as with schedule=uniform.
+            # Weights outside all groups are always kept, and are counted as with schedule=uniform.
             total = sum(layer.size for layer in self.network.layers)
             sparsity = round(1 - goal / total, 10)
         return sparsity if math.isfinite(sparsity) else None
 
     @property
     def data(self) -> Task:
-        """The task whose images a gradient is computed on."""
+        """The task on whose images a gradient is computed."""
         if self._task is None:
             raise ValueError(
                 f"method: `{self.criterion.call.target}` takes a gradient of a network that is not "
@@ -187,19 +187,19 @@ class Prune(Stage):
             other = regrouped(self.criterion.granularity, self.network)
             own = self.criterion.granularity.identity()
             fields["granularity"] = {**own, **({"version": 2} if other else {})}
-            # The rows of an output layer stay whole, and a function of a user's gets the layer.
+            # Rows of an output layer form no groups; a user-defined function receives the layer.
             fields |= self.network.told_kinds
         return fields
 
     @property
     def _versions(self) -> dict[str, int]:
-        """The versions of evidence whose numbers have changed, where they have."""
+        """The versions of the evidence whose numbers have changed for this network."""
         versions: dict[str, int] = {}
-        # Until version 2 the flow through a recurrent layer passed through its biases as well.
+        # Before version 2, the flow through a recurrent layer also passed through its biases.
         recurrent = any(n.rpartition(".")[2].startswith("bias_") for n in self.network.sizes)
         if "flow" in self.evidence and recurrent:
             versions["flow"] = 2
-        # Until version 2 the noise of a group was the mean of that of its weights.
+        # Before version 2, the noise of a group was the mean over its weights.
         if "noise" in self.evidence and any(run.shares_noise for run in self._competitions()):
             versions["noise"] = 2
         return versions

@@ -1,4 +1,4 @@
-"""`Reset`: what a pruned network restarts from."""
+"""`Reset`: the weights that a pruned network restarts from."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lt_sweeps.sparsity.sparsifiers import FIXED, Free
 
 @dataclass(frozen=True, eq=False)
 class Reset(Stage):
-    """Put kept weights where they restart from and pin the pruned ones.
+    """Set kept weights to the values that they restart from, and pin pruned weights.
 
-    `pruned` may also be a network that nothing was pruned of: then all of it is kept. `origin` is
-    the dense run, to which a reset with `to` goes back.
+    `pruned` may also be an unpruned network, all of whose weights are kept. `origin` is the dense
+    run, to which a reset with `to` goes back.
     """
 
     pruned: Prune | Work | Init
@@ -57,13 +57,13 @@ class Reset(Stage):
 
     @cached_property
     def to(self) -> Moment | None:
-        """The moment of `origin` that the reset goes back to, if it does."""
+        """The moment of `origin` to which the reset goes back; None for a reset without `to`."""
         time = self.reset.bound().get("to")
         return None if time is None else self.origin.moment(time, where="reset.to")
 
     @cached_property
     def at(self) -> int | None:
-        """The step of the recipe that the next training goes on from, where the reset says so."""
+        """The step of the recipe that the reset's `at` sets for the next training, or None."""
         time, training = self.reset.bound().get("at"), self.origin.training
         if time is None:
             return None
@@ -80,7 +80,7 @@ class Reset(Stage):
 
     @property
     def trained(self) -> Work | Init:
-        """The network as it was when it was pruned."""
+        """The network that was pruned."""
         return self.pruned.trained
 
     @property
@@ -89,12 +89,12 @@ class Reset(Stage):
 
     @property
     def before(self) -> Reset | None:
-        """The reset that the training before this one began with, if it began with one."""
+        """The reset from which the previous training started, if any."""
         return next((stage for stage in self.trained.inputs if isinstance(stage, Reset)), None)
 
     @property
     def base(self) -> Snapshot:
-        """The weights whose biases, normalisation and momentum the next training starts from."""
+        """The snapshot whose biases, normalisation and momentum the next training starts from."""
         if self.to is not None:
             return self.origin, self.to
         return self.trained, self.trained.step if self.has_momentum else "end"
@@ -109,7 +109,7 @@ class Reset(Stage):
 
     @property
     def names(self) -> set[str]:
-        """The evidence that the reset and the freeze ask for."""
+        """The names of the evidence that the reset and the freeze need."""
         return {*self.reset.names, *self.freeze.names}
 
     @property
@@ -141,5 +141,5 @@ class Reset(Stage):
 
 
 def retrain(start: Reset, training: Training) -> Train:
-    """The training after a reset: its mask is fixed, unless the reset frees pruned weights."""
+    """Train after a reset; the mask is fixed unless the reset frees pruned weights."""
     return Train(start, training, Free() if start.frees else FIXED)

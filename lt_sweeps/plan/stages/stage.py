@@ -1,4 +1,4 @@
-"""The base of all stages, and `Init`, which every chain of stages begins with."""
+"""`Stage`, the base of all stages, and `Init`, the first stage of every chain."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from lt_sweeps.plan.stages.work import Work
 
 NUMERICS = 1
-"""The version of all code that computes numbers. A change that changes a number raises it.
+"""The version of all code that computes numbers. Raise it with every change of a result.
 
-It is in every stage key, so that no result survives a change of the code that made it;
-tests/plan/test_numerics.py fails when results change and this does not. Where it is certain that
-one kind of stage alone has changed, raise that stage's own `version` instead.
+The version is part of every stage key, so results of older code are never reused.
+tests/plan/test_numerics.py fails if results change and this version does not. If it is certain that
+only one kind of stage has changed, raise the `version` of that stage instead.
 """
 
 Moment = int | str
-"""When within a training: a step, or `start`, `end`, `best` (lowest validation loss)."""
+"""A moment of a training: a step, or `start`, `end` or `best` (lowest validation loss)."""
 
 Snapshot = tuple["Init | Work", Moment]
 """The weights of a network at a moment of its training."""
@@ -33,21 +33,21 @@ Snapshot = tuple["Init | Work", Moment]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """The base of all stages; equal by key.
+    """The base of all stages. Stages with the same key are equal.
 
-    Code that needs a fact of a stage asks one of these properties; it does not ask for its class.
+    Other code should read the properties below instead of testing the class of a stage.
     """
 
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        # Each of these asks the inputs. Worked out now, while the inputs know theirs, because a
-        # plan of a hundred levels would otherwise recurse through all of them.
+        # Each of these reads the same property of the inputs. They are cached now, while those of
+        # the inputs are cached: later, a plan of a hundred levels would recurse through all of it.
         _ = self.network, self.level, self.depth, self.key
 
     @cached_property
     def key(self) -> str:
-        """What the stage's results are stored under."""
+        """The name under which the results of the stage are stored."""
         content = {
             "kind": type(self).__name__,
             **identity_of(type(self)),
@@ -60,13 +60,13 @@ class Stage:
 
     @cached_property
     def inputs(self) -> tuple[Stage, ...]:
-        """The stages that it is made from, its fields in order; the first has its network."""
+        """The stages among the fields, in order; the network is that of the first."""
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         return tuple(value for value in values if isinstance(value, Stage))
 
     @cached_property
     def network(self) -> Network:
-        """The network that its tickets are of."""
+        """The network of the stage's tickets."""
         return self.inputs[0].network
 
     @cached_property
@@ -76,66 +76,66 @@ class Stage:
 
     @cached_property
     def depth(self) -> int:
-        """How many pieces of work have to be done one after another to get here."""
+        """How many pieces of work must be done one after another, up to this stage."""
         return max((stage.depth for stage in self.inputs), default=0)
 
     @property
     def step(self) -> int:
-        """The step of the recipe that the ticket is at."""
+        """The step of the recipe at which the stage's ticket is."""
         return 0
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """The moments of earlier trainings that it is computed from."""
+        """The snapshots of earlier trainings that the stage is computed from."""
         return ()
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """The functions of criteria, resets and the like that it calls."""
+        """The functions that the stage calls: criteria, resets and the like."""
         return ()
 
     @property
     def target_sparsity(self) -> float | None:
-        """The sparsity that a schedule asked for last, on the way here."""
+        """The sparsity that the latest pruning up to this stage aims for; None without a target."""
         return self.inputs[0].target_sparsity if self.inputs else None
 
     @property
     def granularity(self) -> str | None:
-        """What was pruned whole, as `target_sparsity`; None for single weights."""
+        """The groups that the latest pruning keeps or prunes whole; None: single weights."""
         return self.inputs[0].granularity if self.inputs else None
 
     @property
     def resolution(self) -> int | None:
-        """By how many weights whole groups may miss `target_sparsity`; None for single weights."""
+        """How many weights pruning by groups may miss the target by; None: single weights."""
         return self.inputs[0].resolution if self.inputs else None
 
     @property
     def has_logits(self) -> bool:
-        """Whether its tickets hold the logits of a learned mask."""
+        """Whether the stage's tickets hold the logits of a learned mask."""
         return False
 
     @property
     def has_momentum(self) -> bool:
-        """Whether its tickets hold the optimizer's moments, for the training after it."""
+        """Whether the stage's tickets hold optimizer moments for the next training."""
         return False
 
     @property
     def continues(self) -> bool:
-        """Whether the training after it goes on with weights that a training ended with."""
+        """Whether the next training continues with the final weights of an earlier one."""
         return False
 
     @property
     def mask_within(self) -> Stage | None:
-        """The stage in whose mask its own lies; None where it may keep any weight."""
+        """The stage whose mask contains this stage's mask; None if any weight may be kept."""
         return None
 
     @property
     def frees(self) -> bool:
-        """Whether pruned weights train with the others after it, from 0."""
+        """Whether the next training also trains the pruned weights, from 0."""
         return False
 
     def fields(self) -> dict[str, Any]:
-        """What counts in the key beside the inputs."""
+        """The values that count in the key, in addition to the inputs."""
         return {}
 
     def __eq__(self, other: object) -> bool:
@@ -149,8 +149,8 @@ class Stage:
 class Init(Stage):
     """Draw the initial weights of a network.
 
-    It can be asked what a training can, so that an untrained network is pruned and reset like a
-    trained one.
+    It has the same attributes as a training, so that an untrained network is pruned and reset like
+    a trained one.
     """
 
     model: Network
@@ -163,21 +163,21 @@ class Init(Stage):
 
     @property
     def trained(self) -> Init:
-        """Itself: a reset may start from a network that nothing was pruned of."""
+        """The stage itself, because a reset may also start from an unpruned network."""
         return self
 
     def moment(self, time: str, *, where: str) -> Moment:
-        """The only moment of a network that is not trained.
+        """Return `start`, the only moment of a network that is not trained.
 
         Raises:
-            ValueError: `time` is a later one.
+            ValueError: `time` is a later moment.
         """
         if time != "start" and not time.startswith("0"):
             raise ValueError(f"{where}: {time} of a network that is not trained; give 0it")
         return "start"
 
     def must_save(self, moment: Moment) -> bool:
-        """No: it is drawn again wherever it is needed."""
+        """Return False: the weights are drawn again wherever they are needed."""
         return False
 
     def fields(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class Init(Stage):
 
 
 def ancestors(stage: Stage) -> Iterator[Stage]:
-    """The stage and everything it is made from, each once, the inputs first."""
+    """Yield a stage and all stages that it is made from, each once and after its inputs."""
     seen: set[str] = set()
     waiting: list[tuple[Stage, bool]] = [(stage, False)]
     while waiting:

@@ -1,4 +1,4 @@
-"""`Task` and `Training`: the data set to train on, and the recipe."""
+"""`Task`: a data set and what to train for on it. `Training`: a recipe on a task."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lt_sweeps.data.kept_images import read_once
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
 
 Changes = Mapping[str, Any] | Literal["same"]
-"""The keys of a recipe in which a training differs."""
+"""The keys of the recipe that a training changes, with their values; `same` changes none."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and what to train for on it. Its content counts, and not where it lies."""
+    """A data set and what to train for on it. Its identity holds its content, not its path."""
 
     call: Call
     data_dir: str = "data"
@@ -30,7 +30,7 @@ class Task:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Its images are read once in a process, where a name says that they are the same."""
+        """The data set; its images are read once per process if it is ours or has a fingerprint."""
         dataset = self.call(data_dir=self.data_dir)
         if not isinstance(dataset, Dataset):
             raise ValueError(
@@ -39,13 +39,13 @@ class Task:
             )
         if not (self.call.ours or dataset.fingerprint):
             return dataset
-        # The whole path of the function: `mylab.mnist.load` and `mylab.cifar.load` are two.
+        # The full name of the function, because `mylab.mnist.load` and `mylab.cifar.load` differ.
         name = f"{self.call.target} {self.call} {self.data_dir} {dataset.fingerprint}"
         return replace(dataset, load=partial(read_once, name, dataset.load))
 
     @property
     def metric_kinds(self) -> tuple[str, ...]:
-        """What is measured beside the loss; the first kind is the one that it is judged by."""
+        """The names of the metrics, the main metric first."""
         names = [metric.name for metric in self.kind.metrics]
         return (self.kind.main, *(name for name in names if name != self.kind.main))
 
@@ -55,10 +55,10 @@ class Task:
         return {**self.call.identity(files=False), "fingerprint": fingerprint, **kind}
 
     def prepare(self) -> None:
-        """Download or decode the data, and make sure that they are the same at every call.
+        """Download or decode the data, and check that they are the same at every call.
 
         Raises:
-            ValueError: a user's function that returns other images when it is called again.
+            ValueError: a user-defined function returned other images when it was called again.
         """
         self.dataset.prepare()
         if self._by_content and content_hash(self.call(data_dir=self.data_dir)) != _content(self):
@@ -69,21 +69,21 @@ class Task:
 
     @property
     def _by_content(self) -> bool:
-        """Whether it is known by what it returns: a user's function, which says nothing itself."""
+        """Whether the content identifies the data set: user-defined, without a fingerprint."""
         return not (self.call.ours or self.dataset.fingerprint)
 
 
 @cache
 def _content(task: Task) -> str:
-    """Cached, because every cell asks, and what a user's function returns has to be loaded."""
+    """Hash the content of a data set. Cached: each cell needs the hash, and it loads the data."""
     return content_hash(task.dataset)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A recipe on a task, in a precision: what two trainings must share to be stacked.
+    """A recipe on a task, in a precision. Two trainings must share all three to be stacked.
 
-    Whatever a training evaluates, it evaluates in its own precision.
+    A training also evaluates in its own precision.
     """
 
     task: Task
@@ -112,20 +112,20 @@ class Training:
         where: str = "recipe",
         precision: Precision = "float32",
     ) -> Training:
-        """The training that a recipe yaml describes."""
+        """Create the training that a recipe yaml describes."""
         call = Call.of(config, where=where, supplied=("train_size",))
         return cls(task, call(train_size=task.dataset.train_size), call, precision)
 
     def changed(self, keys: Changes, *, where: str) -> Training:
-        """The same with other values for some keys of the recipe.
+        """Return this training with other values for some keys of the recipe.
 
         Raises:
-            ValueError: the recipe has no such key, or refuses the value.
+            ValueError: the recipe has no such key, or refuses a value.
         """
         return self.on(self.task, keys, where=where)
 
     def on(self, task: Task, keys: Changes, *, where: str) -> Training:
-        """The same on another task, with other values for some keys; epochs count in its images."""
+        """Return this training on another task, whose size sets its epochs, with keys changed."""
         assert self.call is not None, "a training made without a recipe yaml"
         changes = {} if keys == "same" else keys
         config = {"_target_": self.call.target, **self.call.args, **changes}
@@ -142,7 +142,7 @@ class Training:
         return identity
 
     def arithmetic(self) -> dict[str, str]:
-        """What its precision adds to the identity of whatever computes in it: float32 nothing."""
+        """The entry of the precision in an identity; none for float32."""
         return {} if self.precision == "float32" else {"precision": self.precision}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""`TaskKind`: what a network is trained for: a loss, and the metrics that measure it."""
+"""`TaskKind`: what a network is trained for, as a loss and metrics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CROSS_ENTROPY = "torch.nn.functional.cross_entropy"
 _TOKEN_CROSS_ENTROPY = "lt_sweeps.training.losses.token_cross_entropy"
 _BINARY_CROSS_ENTROPY = "torch.nn.functional.binary_cross_entropy_with_logits"
 
-# Losses whose outputs are logits, which a criterion's temperature may divide.
+# Losses that take logits as outputs; the temperature of a criterion may divide logits.
 _ON_LOGITS = (_CROSS_ENTROPY, _BINARY_CROSS_ENTROPY, _TOKEN_CROSS_ENTROPY)
-# Losses whose targets are numbers of classes.
+# Losses whose targets are class numbers.
 _OF_CLASSES = (
     _CROSS_ENTROPY,
     _TOKEN_CROSS_ENTROPY,
@@ -29,14 +29,14 @@ _OF_CLASSES = (
     "torch.nn.functional.nll_loss",
     "torch.nn.NLLLoss",
 )
-# Losses whose targets are 0 or 1 for each of several labels, or a probability.
+# Losses whose targets are 0, 1 or a probability for each of several labels.
 _OF_LABELS = (
     _BINARY_CROSS_ENTROPY,
     "torch.nn.BCEWithLogitsLoss",
     "torch.nn.functional.multilabel_soft_margin_loss",
     "torch.nn.MultiLabelSoftMarginLoss",
 )
-_IGNORED = ("ignore", "ignore_index")  # the arguments that name a target which does not count
+_IGNORED = ("ignore", "ignore_index")  # the arguments that name a target to ignore
 _TORCH_IGNORES = -100  # torch's default of `ignore_index`
 
 # The keys of a task's yaml, with the types of their values.
@@ -50,7 +50,7 @@ _KEYS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of outputs and targets, and the name that its values have in records."""
+    """A function of outputs and targets, and the name of its values in records."""
 
     name: str
     call: Call
@@ -58,9 +58,10 @@ class Metric:
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Metric:
-        """The metric of `task.metrics.NAME`.
+        """Create the metric of `task.metrics.NAME`.
 
-        Raises: ValueError: the name is taken, or its yaml names no function of outputs and targets.
+        Raises: ValueError: the name is taken or not an identifier, or the yaml names no function
+            of outputs and targets.
         """
         where = f"task.metrics.{name}"
         better = config.get("better")
@@ -79,12 +80,12 @@ class Metric:
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it is the accuracy that every record of a classification has."""
+        """Whether this metric is the accuracy that every record of a classification has."""
         return self.name == "accuracy" and self.call.target == _ACCURACY
 
     @property
     def takes_whole_split(self) -> bool:
-        """Whether it is marked to be called once with a whole split, and never with a batch."""
+        """Whether the function is marked to be called once with a whole split, not per batch."""
         return bool(getattr(self.call.function, "whole_split", False))
 
     def identity(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskKind:
-    """A loss, the metrics, which of them is the main one, and which output of a model counts."""
+    """A loss, the metrics, the name of the main metric, and the output of a model that counts."""
 
     loss: Call
     metrics: tuple[Metric, ...]
@@ -102,10 +103,12 @@ class TaskKind:
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> TaskKind:
-        """The task that a yaml describes; a config without a task is a classification.
+        """Create the task that a yaml describes; a config without a task is a classification.
 
         Raises:
-            ValueError: an unknown key, no metric, or a function that cannot be called.
+            ValueError: a key is unknown, the loss or all metrics are missing, the main metric is
+                not among them, a function cannot be called, the loss sums over a batch, or the
+                loss and a metric ignore different targets.
         """
         if config is None:
             return CLASSIFICATION
@@ -126,19 +129,19 @@ class TaskKind:
                 "task.loss.reduction: got sum, which would make a loss depend on the size of its "
                 "batches; give mean, or none"
             )
-        # A metric of a user's may leave out a class that the loss counts, such as a background.
+        # A user-defined metric may ignore a class that the loss counts, such as a background.
         ours = {f"metrics.{metric.name}": metric.call for metric in metrics if metric.call.ours}
         _check_same_ignored({"loss": loss, **ours})
         return cls(loss, metrics, main, config.get("output"))
 
     @property
     def is_default(self) -> bool:
-        """Whether it is the classification of a config without a task."""
+        """Whether this is the classification of a config without a task."""
         return self == CLASSIFICATION
 
     @property
     def has_cross_entropy(self) -> bool:
-        """Whether its loss is cross-entropy on whole outputs, which has fast paths of its own."""
+        """Whether the loss is cross-entropy on whole outputs, which has its own fast paths."""
         return self.loss == CLASSIFICATION.loss
 
     @property
@@ -147,7 +150,7 @@ class TaskKind:
 
     @property
     def others(self) -> tuple[Metric, ...]:
-        """The metrics that records have beside accuracy."""
+        """The metrics in records other than accuracy."""
         return tuple(metric for metric in self.metrics if not metric.is_accuracy)
 
     @property
@@ -156,26 +159,27 @@ class TaskKind:
 
     @property
     def knows_loss(self) -> bool:
-        """Whether its loss is ours or torch's. A user's loss may wait for the host."""
+        """Whether the loss is ours or torch's. A user-defined loss may wait for the host."""
         return self.loss.target.startswith("torch.") or self.loss.ours
 
     @property
     def class_axis(self) -> int | None:
-        """The axis of the outputs that runs over the classes; None for a loss without classes."""
+        """The axis of the outputs that indexes the classes; None for a loss without classes."""
         if self.loss.target not in _OF_CLASSES:
             return None
         return -1 if self.loss.ours else 1
 
     def check_targets(self, targets: Tensor, data: str, classes: int | None = None) -> None:
-        """Refuse targets that would make a loss or an accuracy a wrong number.
+        """Refuse targets for which a loss or an accuracy would be a wrong number.
 
         Args:
             targets: [N, ...], of a split or of some of its examples.
-            data: the data set, as the error names it.
-            classes: how many the data set has; None where that is not known.
+            data: the name of the data set in an error.
+            classes: the number of classes of the data set; None if unknown.
 
-        Raises: ValueError: they are not numbers, not among the classes, or not what a
-            classification takes; then the line names the task that suits them.
+        Raises: ValueError: the targets are NaN or infinite, labels outside 0 ... 1, outside the
+            classes, or not class numbers (int64) in a classification; if another task suits the
+            targets, the message names it.
         """
         integers = not targets.is_floating_point()
         class_numbers = integers and targets.ndim == 1
@@ -203,15 +207,15 @@ class TaskKind:
             )
 
     def _counted(self, targets: Tensor) -> Tensor:
-        """The targets without those that neither the loss nor a metric of ours counts."""
-        # Torch leaves the class -100 out of a mean, and an accuracy counts it as wrong.
+        """The targets, without those that neither the loss nor any of our metrics counts."""
+        # Torch leaves the class -100 out of a mean, but our accuracy counts it as wrong.
         if any(m.call.ours and _ignored_target(m.call) is None for m in self.metrics):
             return targets
         ignored = _ignored_target(self.loss)
         return targets[targets != (_TORCH_IGNORES if ignored is None else ignored)]
 
     def check_smoothing(self, smoothing: float) -> None:
-        """Raises: ValueError: smoothed labels, for a loss without classes."""
+        """Raises: ValueError: labels are smoothed, and the loss is not cross-entropy."""
         if smoothing and not self.has_cross_entropy:
             raise ValueError(
                 f"recipe.label_smoothing: got {smoothing}, and task.loss `{self.loss.target}` has "
@@ -219,7 +223,7 @@ class TaskKind:
             )
 
     def check_temperature(self, temperature: float) -> None:
-        """Raises: ValueError: it is not above 0, or would divide outputs that are not logits."""
+        """Raises: ValueError: not above 0, or other than 1 for outputs that are not logits."""
         if not temperature > 0:  # 0 would make every score NaN, and the mask a random one
             raise ValueError(
                 f"mask_criterion.temperature: got {temperature:g}; give a number above 0"
@@ -243,9 +247,11 @@ class TaskKind:
 
 
 def _checked_call(config: Mapping[str, Any], where: str) -> Call:
-    """The call of a loss or a metric: a function of outputs and targets, or a class of such.
+    """The call of a loss or a metric: a function of outputs and targets, or a class.
 
-    Raises: ValueError: it cannot be imported, or does not take these arguments.
+    Instances of a class are called with outputs and targets.
+
+    Raises: ValueError: the function cannot be imported, or does not accept these arguments.
     """
     target = str(config.get("_target_"))
     try:
@@ -261,13 +267,13 @@ def _checked_call(config: Mapping[str, Any], where: str) -> Call:
 
 
 def _ignored_target(call: Call) -> int | None:
-    """The target that a loss or a metric is told not to count; None if it counts all."""
+    """The target that a loss or a metric is configured to ignore; None if it counts all."""
     values = (value for name, value in call.bound().items() if name in _IGNORED)
     return next((value for value in values if type(value) is int), None)
 
 
 def _check_same_ignored(calls: Mapping[str, Call]) -> None:
-    """Raises: ValueError: a token that the loss leaves out would count in a metric."""
+    """Raises: ValueError: the loss and the metrics ignore different targets."""
     ignored = {where: _ignored_target(call) for where, call in calls.items()}
     ignored = {where: target for where, target in ignored.items() if target is not None}
     if len(set(ignored.values())) > 1:
@@ -276,7 +282,7 @@ def _check_same_ignored(calls: Mapping[str, Call]) -> None:
 
 
 def _check_classes(targets: Tensor, data: str, classes: int) -> None:
-    """Raises: ValueError: a class number or a token lies outside 0 ... classes - 1."""
+    """Raises: ValueError: a class number or a token is outside 0 ... classes - 1."""
     if not targets.numel():
         return
     lowest, highest = (int(end) for end in targets.long().aminmax())
@@ -296,13 +302,13 @@ def _suited_task(targets: Tensor) -> str:
 
 
 def _form(targets: Tensor) -> str:
-    """Type and shape of targets: `float32 [N, 3]`."""
+    """The type and shape of targets in words: `float32 [N, 3]`."""
     shape = ", ".join(map(str, ("N", *targets.shape[1:])))
     return f"{str(targets.dtype).removeprefix('torch.')} [{shape}]"
 
 
 def measure_of(call: Call) -> Callable[..., Any]:
-    """A loss or a metric as a function of outputs and targets alone."""
+    """Return a loss or a metric as a function of outputs and targets alone."""
     function = call.function
     if isinstance(function, type):
         instance: Any = function(**call.args)

@@ -1,4 +1,4 @@
-"""`Transfer`: a ticket that was found on one task, on the network of another."""
+"""`Transfer`: put a ticket that was found on one task on the network of another task."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lt_sweeps.plan.stages.stage import Stage
 
 @dataclass(frozen=True, eq=False)
 class Transfer(Stage):
-    """Put the mask of a ticket on another task's network, whose head is its own and never pruned.
+    """Put the mask of a ticket on another task's network, whose own head is never pruned.
 
     Args:
-        onto: the weights of that network.
-        found: the ticket whose mask is taken.
-        body: the weights of all but the head; None leaves those of `onto`.
-        shuffled: move the mask's places at random within each layer, a control.
+        onto: the network of the other task, with its weights.
+        found: the ticket that gives the mask.
+        body: the ticket that gives all weights except the head; None keeps those of `onto`.
+        shuffled: move the kept positions at random within each layer, as a control.
     """
 
     onto: Stage
@@ -85,7 +85,7 @@ def check_head(here: Network, there: Network) -> None:
 
 
 def body_of(network: Network) -> tuple[str, ...]:
-    """The parameters and buffers that networks of two tasks share: all but those of the head."""
+    """The parameters and buffers outside the head, which networks of two tasks have in common."""
     return tuple(n for n in state_of(network.module()) if not _lies_in(n, network.head))
 
 

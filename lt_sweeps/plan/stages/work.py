@@ -1,4 +1,4 @@
-"""Work: the stages that a device computes, stacked, and whose results are stored."""
+"""`Work`: the stages that a device computes, stacked, and whose results are stored."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lt_sweeps.sparsity.sparsifiers import FIXED, Sparsifier
 
 @dataclass(frozen=True, eq=False)
 class Work(Stage):
-    """The base of what is done to a ticket on a task: a training, a score or a search."""
+    """The base of the stages that process a ticket on a task: a training, a score or a search."""
 
-    stores_ticket: ClassVar[bool] = True  # else the ticket is that of its start
+    stores_ticket: ClassVar[bool] = True  # if False, the ticket of `start` serves
     start: Stage
     training: Training
     sparsifier: Sparsifier = FIXED
 
     def __post_init__(self) -> None:
-        start = " ".join(str(self.start).split())  # a plan sets its kinds in a column
+        start = " ".join(str(self.start).split())  # a plan pads the kind to a column
         if self.sparsifier.learns != self.start.has_logits:
             raise ValueError(
                 f"method: {self.sparsifier} after {start}; a sparsifier that learns a mask "
@@ -51,41 +51,42 @@ class Work(Stage):
 
     @property
     def length(self) -> int:
-        """Optimizer steps that it takes."""
+        """The number of optimizer steps."""
         return self.step - self.start.step
 
     @property
     def again(self) -> int | None:
-        """How many pieces of work came before, if it goes on training weights that they trained.
+        """The number of earlier pieces of work, if this one goes on training their weights.
 
-        Such a training draws batches by this number: those that its weights have seen, in the
-        same order and with the same crops, would favour methods that begin with early weights.
+        Such a training draws its batches by this number. If it repeated the batches that its
+        weights have seen, in the same order and with the same crops, methods that begin with early
+        weights would have an advantage.
         """
         return None
 
     @property
     def batch_index(self) -> tuple[int | str, ...]:
-        """What the batches of an epoch are drawn by, beside the seed and the epoch."""
+        """The index, besides seed and epoch, by which the batches of an epoch are drawn."""
         if self.again is not None:
             return "again", self.again
         return (self.level,) if self.training.recipe.order == "fresh" else ()
 
     @property
     def noise_index(self) -> tuple[int | str, ...]:
-        """What noise in the forward pass (dropout) is drawn by, beside the seed and the step.
+        """The index, besides seed and step, by which noise in the forward pass (dropout) is drawn.
 
-        The level alone does not tell a search from the fine-tuning after it.
+        The level alone does not distinguish a search from the fine-tuning after it.
         """
         return (self.level,) if self.again is None else self.batch_index
 
     @property
     def statistics_batches(self) -> int:
-        """Training batches from which batch-norm statistics are estimated anew at its start."""
+        """The number of training batches that re-estimate batch-norm statistics at the start."""
         return 0
 
     @property
     def trained(self) -> Work:
-        """Itself: a reset may start from a network that nothing was pruned of."""
+        """The stage itself, because a reset may also start from an unpruned network."""
         return self
 
     @property
@@ -104,23 +105,23 @@ class Work(Stage):
     def target_sparsity(self) -> float | None:
         kept = self.sparsifier.kept_at_end
         if kept is None and self.sparsifier.learns:
-            return None  # a mask that is trained ends with the number of weights that it ends with
+            return None  # how many weights a trained mask keeps is not known beforehand
         if kept is None:
             return self.start.target_sparsity
         return round(1 - kept / sum(layer.size for layer in self.network.layers), 10)
 
     @property
     def group(self) -> tuple[str, ...]:
-        """What units that are stacked have in common, beside their network and their step."""
+        """The values that stacked units share, in addition to their network and their step."""
         kind = digest(self.sparsifier.identity()) if self.sparsifier != FIXED else ""
         statistics = str(self.statistics_batches)
         return (type(self).__name__, str(self.depth), self.training.key, kind, statistics)
 
     def moment(self, time: str, *, where: str) -> Moment:
-        """The moment within a training that `time` names in a config.
+        """Return the moment of this training that `time` names in a config.
 
         Raises:
-            ValueError: `time` names no moment, or one outside the training.
+            ValueError: `time` does not name a moment, or the moment is outside the training.
         """
         if time in ("start", "end", "best"):
             return time
@@ -141,16 +142,17 @@ class Work(Stage):
         return {first: "start", recipe.length: "end"}.get(step, step)
 
     def must_save(self, moment: Moment) -> bool:
-        """Whether a ticket at `moment` has to be saved for the stages that need it.
+        """Whether a snapshot at `moment` must be requested for the stages that need it.
 
-        The end always is, and the start of the first training is the stored initialisation.
+        The end is always saved, and the first training starts from an initialisation, which is
+        drawn again.
         """
         return moment != "end" and (moment != "start" or bool(self.start.inputs))
 
 
 @dataclass(frozen=True, eq=False)
 class Train(Work):
-    """Train a ticket from its step to the end of the recipe; a sparsifier may change its mask."""
+    """Train a ticket from its step to the end of the recipe; the sparsifier may change its mask."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,9 +172,9 @@ class Train(Work):
 
     def fields(self) -> dict[str, Any]:
         acts = self.sparsifier != FIXED
-        # Until version 2 the first training loss of one that starts between evaluations was wrong.
+        # Before version 2, the first training loss was wrong after a start between evaluations.
         between = bool(self.start.step % self.training.recipe.evaluate_every)
-        # Until version 2 weight decay moved the parameters that a module freezes.
+        # Before version 2, weight decay changed the parameters that a module itself freezes.
         recipe = self.training.recipe
         decays = bool(recipe.weight_decay) or not isinstance(recipe.optimizer, str)
         return {
@@ -196,10 +198,10 @@ class Train(Work):
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Work):
-    """Score a ticket as it is.
+    """Score a ticket without training it.
 
-    A network with batch norm has its statistics estimated anew from `statistics` training batches,
-    because the ones it has were measured under another mask or at another moment.
+    The statistics of batch norms are re-estimated from `statistics` training batches, because the
+    ticket's statistics were measured under another mask or at another moment.
     """
 
     stores_ticket: ClassVar[bool] = False
@@ -210,11 +212,11 @@ class Evaluate(Work):
         return self.statistics if self.network.normalised else 0
 
     def fields(self) -> dict[str, Any]:
-        # All that a score takes from the recipe are the batches for these statistics, and the
-        # temperature of a learned mask, which may depend on any key of it.
+        # A score depends on the recipe only through the batches for these statistics and, with a
+        # learned mask, through the temperature of the mask, which may depend on any key.
         scored, learns = self.training, self.sparsifier.learns
         batches = {**scored.recipe.batches(), "batches": self.statistics}
-        # Until version 2 they held some of the statistics before.
+        # Before version 2, the new statistics still held some of the old ones.
         if self.statistics_batches and self.network.lingering(self.statistics):
             batches["statistics"] = 2
         own = {"task": scored.task.identity(), **scored.arithmetic()}
@@ -230,12 +232,12 @@ class Evaluate(Work):
 
 @dataclass(frozen=True, eq=False)
 class Search(Evaluate):
-    """Find a mask by scoring many, without a step of training; its ticket has that mask."""
+    """Find a mask by scoring many, without training; the stage's ticket has the mask found."""
 
     stores_ticket: ClassVar[bool] = True
 
     def fields(self) -> dict[str, Any]:
-        # What a search sees of a layer has its kind, and a sparsifier of a user's may look at it.
+        # A search passes layers with their kinds, and a user-defined sparsifier may read them.
         kinds = self.network.told_kinds
         return {**super().fields(), "sparsifier": self.sparsifier.identity(), **kinds}
 
@@ -252,13 +254,13 @@ def trainings(*lasts: Work) -> tuple[Work, ...]:
 
 @cache
 def needs(stage: Work) -> tuple[Work, ...]:
-    """The work whose stored tickets a stage starts from, without what that starts from."""
+    """The work whose stored tickets a stage reads directly, not the work before that."""
     stored: dict[str, Work] = {}
     waiting = list(stage.inputs)
     while waiting:
         current = waiting.pop()
         if isinstance(current, Work) and current.stores_ticket:
             stored[current.key] = current
-        else:  # a score stores no ticket: its own start has it
+        else:  # a score stores no ticket; its start has one
             waiting += current.inputs
     return tuple(stored.values())
