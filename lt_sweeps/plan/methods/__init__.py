@@ -1,7 +1,7 @@
 """Methods: functions of (init, recipe, schedule, ...) that return the last stage of a cell.
 
-A method returns stages and computes nothing, so what it does can be printed, hashed, tested and
-resumed. It receives the arguments that it names. To add one, write a function and a yaml in
+A method returns stages and computes nothing, so its plan can be printed, hashed, tested and
+resumed. It receives the arguments that it names. To add a method, write a function and a yaml in
 `conf/method`.
 """
 

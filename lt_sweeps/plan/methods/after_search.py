@@ -1,8 +1,8 @@
-"""After a search: what is trained with a mask that was found, and with which weights.
+"""The training after a search: which weights start under the mask that was found.
 
-To `prune` is to go on with the weights that the search ended with; a `ticket` is the mask on early
-weights, trained again (arXiv:1912.04427, section 4). Every method can prune. A ticket needs a mask
-that is binary by itself, because any other would change the magnitude of the weights under it.
+Protocol `prune` continues with the final weights of the search. Protocol `ticket` puts the mask on
+early weights and trains them again (arXiv:1912.04427, section 4). Every method has `prune`. A
+ticket needs a mask that is binary by itself: any other changes the magnitude of the weights.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Protocol = Literal["prune", "ticket"]
 
 
 def reset_by(name: str, **arguments: Any) -> Call:
-    """The reset of this name that a method chooses by itself."""
+    """Return a reset by its name, for a method that chooses it itself."""
     return reset({"_target_": f"lt_sweeps.sparsity.resets.{name}", **arguments}, "method")
 
 
 def criterion_by(name: str, **arguments: Any) -> Criterion:
-    """The criterion of this name that a method chooses by itself."""
+    """Return a criterion by its name, for a method that chooses it itself."""
     return Criterion.of({"_target_": f"lt_sweeps.sparsity.criteria.{name}", **arguments})
 
 
 def logits_by(name: str, **arguments: Any) -> Call:
-    """The initial logits of this name that a method chooses by itself."""
+    """Return initial logits by their name, for a method that chooses them itself."""
     return logits(f"lt_sweeps.sparsity.mask_logits.{name}", **arguments)
 
 
@@ -38,9 +38,9 @@ ZERO = Call("lt_sweeps.sparsity.freezes.zero")
 
 
 def start_of(protocol: Protocol, *, kept: Call, to: str, restart: bool) -> Call:
-    """What kept weights start from: `kept`, or in a ticket the early weights of time `to`.
+    """Return the reset for kept weights: `kept`, or for a ticket a rewind to the time `to`.
 
-    With `restart` the training of a ticket begins the recipe anew, instead of going on from `to`.
+    With `restart`, a ticket's training starts the recipe again instead of continuing from `to`.
     """
     return kept if protocol == "prune" else reset_by("rewind", to=to, restart=restart)
 
@@ -53,14 +53,14 @@ def finetuned(
     start: Call = KEEP,
     origin: Train | None = None,
 ) -> Work:
-    """Train what a mask keeps.
+    """Train the weights that a mask keeps.
 
     Args:
-        mask: a cut, or the work that ended with the mask.
-        finetune: the keys of the recipe in which this training differs; None only scores the
-            network, with batch-norm statistics estimated anew.
-        start: the reset that says what kept weights start from.
-        origin: the run whose early weights a ticket has; None for the one that was pruned.
+        mask: a pruning, or the work that ended with the mask.
+        finetune: the keys of the recipe that this training changes; None only scores the network,
+            with re-estimated batch-norm statistics.
+        start: the reset for kept weights.
+        origin: the run whose early weights a ticket gets; None for the run that was pruned.
     """
     begun = Reset(mask, start, ZERO, origin=origin or mask.trained)
     if finetune is None:
@@ -69,7 +69,7 @@ def finetuned(
 
 
 def refuse_ticket(protocol: Protocol, method: str, *, because: str) -> None:
-    """Raises: ValueError: a ticket is asked of a method that cannot search for one."""
+    """Raises: ValueError: the protocol is `ticket`, and the method cannot search for tickets."""
     if protocol == "ticket":
         raise ValueError(
             f"method: protocol=ticket; {method} cannot search for tickets, because {because}; "

@@ -1,4 +1,4 @@
-"""IMP-Continued: iterative pruning without going back between the levels (arXiv:1912.04427)."""
+"""IMP-Continued: iterative pruning without rewinding between the levels (arXiv:1912.04427)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def imp_continued(
     to: Duration = "0it",
     restart: bool = False,
 ) -> Train | tuple[Train, ...]:
-    """Train, prune a little, go on with the whole recipe from the weights as they are.
+    """Train; then at each level prune a little and train on, for the whole recipe.
 
     Args:
-        protocol: with `prune` the networks themselves are the results; with `ticket` they are a
-            search, and each level's mask is trained on the dense run's weights at time `to`.
-        restart: a ticket begins the recipe anew, instead of going on from `to`.
+        protocol: with `prune`, these networks are the results; with `ticket`, they only search for
+            masks, and each level's mask is trained on the dense run's weights at time `to`.
+        restart: a ticket starts the recipe again instead of continuing from `to`.
     """
     early = reset_by("transplant", to=to, restart=restart)
     dense = trained = Train(init, recipe)

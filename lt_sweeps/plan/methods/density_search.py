@@ -1,4 +1,4 @@
-"""AMC: an agent finds a density for each layer, then fine-tuning (arXiv:1802.03494)."""
+"""AMC: an agent searches for a density per layer, then fine-tuning (arXiv:1802.03494)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def amc(
     protocol: Protocol = "prune",
     finetune: Changes = "same",
 ) -> tuple[Train, Work]:
-    """Train, find densities that keep as many weights as the last target says, fine-tune.
+    """Train, search for densities that keep the last target's number of weights, fine-tune.
 
-    Known densities need no agent: use method=magnitude schedule=densities.
+    If the densities are known, use method=magnitude schedule=densities instead.
 
     Args:
-        episodes: how many densities are tried; each costs one evaluation on the validation set.
-        warmup: episodes with random densities, before the agent learns.
+        episodes: the number of trials; each costs one evaluation on the validation set.
+        warmup: the number of episodes with random densities before the agent learns.
         lowest: the lowest density of a layer.
-        recalibrate: training batches to estimate batch-norm statistics from before each evaluation.
-        finetune: the keys of the recipe in which the fine-tuning differs.
+        recalibrate: the number of training batches that estimate batch-norm statistics before each
+            evaluation.
+        finetune: the keys of the recipe that fine-tuning changes.
     """
     refuse_ticket(protocol, "amc", because="its densities suit trained weights")
     network, keep = init.network, sum(schedule[-1].keep)

@@ -23,10 +23,10 @@ def dnw(
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
 ) -> tuple[Train, Work]:
-    """Compute with the largest weights of each layer but train all, then fine-tune the largest.
+    """Train all weights but compute with each layer's largest, then fine-tune the largest.
 
     Args:
-        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+        finetune: the keys of the recipe that fine-tuning changes; null only scores.
     """
     refuse_ticket(protocol, "dnw", because="its mask changes until the last step")
     target, layers = schedule[-1], init.network.layers

@@ -1,4 +1,4 @@
-"""RigL: one training that is sparse from start to end, and moves its mask (arXiv:1911.11134)."""
+"""RigL: a training that is sparse throughout and moves its mask (arXiv:1911.11134)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def rigl(
     protocol: Protocol = "prune",
     finetune: Changes | None = None,
 ) -> tuple[Train, Work]:
-    """Train at the layers' densities of the schedule's last target, from a random mask.
+    """Train from a random mask with the layer densities of the schedule's last target.
 
     Args:
-        fraction: the fraction of a layer's weights that moves first; it falls along a cosine.
-        every: time between two moves.
-        begin: the fraction of the training after which moves begin.
-        end: the fraction of it after which the mask is fixed.
-        multiplier: makes the training so many times as long, milestones and warm-up included.
-        finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
+        fraction: the fraction of a layer's kept weights that a mask update at step 0 replaces; it
+            decreases along a cosine.
+        every: the time between two mask updates.
+        begin: the fraction of the training after which mask updates begin.
+        end: the fraction of the training after which the mask is fixed.
+        multiplier: the factor by which the training is longer, including milestones and warm-up.
+        finetune: the keys of the recipe that a fine-tuning afterwards changes; null for none.
     """
     refuse_ticket(protocol, "rigl", because="it trains no dense network")
     target, longer = schedule[-1], _stretched(recipe, multiplier)
@@ -59,7 +60,7 @@ def rigl(
 
 
 def _stretched(training: Training, times: int) -> Training:
-    """The same recipe with all of its times multiplied."""
+    """Return the training with its length, milestones and warm-up multiplied."""
     if times < 1:
         raise ValueError(f"method.multiplier: {times}; give 1 or more")
     if times == 1:

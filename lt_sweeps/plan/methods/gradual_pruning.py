@@ -1,4 +1,4 @@
-"""GMP, gradual magnitude pruning: one training that prunes on the way (arXiv:1710.01878)."""
+"""GMP, gradual magnitude pruning: prune during a single training (arXiv:1710.01878)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def gmp(
 
     Args:
         begin: the fraction of the recipe after which pruning begins.
-        end: the fraction of it after which the mask is fixed.
-        every: time between two prunings.
-        power: 3 is the cubic schedule.
-        finetune: the keys of the recipe in which a fine-tuning after it differs; null for none.
+        end: the fraction of the recipe after which the mask is fixed.
+        every: the time between two prunings.
+        power: the exponent of the sparsity's curve; 3 is the cubic schedule.
+        finetune: the keys of the recipe that a fine-tuning afterwards changes; null for none.
     """
     refuse_ticket(protocol, "gmp", because="its mask suits weights trained under it")
     target, length = schedule[-1], recipe.recipe.length

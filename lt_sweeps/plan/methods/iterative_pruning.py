@@ -1,6 +1,6 @@
-"""Iterative pruning: train, prune a little, restart, again (arXiv:1803.03635, arXiv:1905.01067).
+"""Iterative pruning: train, prune a little, reset, repeat (arXiv:1803.03635, arXiv:1905.01067).
 
-One-shot pruning is its case of a single level.
+One-shot pruning is the case of a single level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def imp(
     reset: Call,
     freeze: Call,
 ) -> Train:
-    """Train to the end, prune to the level's target, reset what is left; once per level."""
+    """Train; then at each level prune to its target, reset the kept weights and train again."""
     dense = ticket = Train(init, recipe)
     for target in schedule:
         pruned = Prune(ticket, target, mask_criterion, origin=dense)
@@ -35,5 +35,5 @@ def one_shot(
     reset: Call,
     freeze: Call,
 ) -> Train:
-    """Train, prune once to the schedule's last sparsity, reset, train (`reset=keep`: fine-tune)."""
+    """Train, prune once to the schedule's last sparsity, reset, train; `reset=keep` fine-tunes."""
     return imp(init, recipe, schedule[-1:], mask_criterion, reset, freeze)

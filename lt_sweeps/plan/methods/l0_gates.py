@@ -1,4 +1,4 @@
-"""L0 regularisation by hard concrete gates (arXiv:1712.01312), as arXiv:1912.04427 compares it."""
+"""L0 regularisation by hard concrete gates (arXiv:1712.01312), as used in arXiv:1912.04427."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def l0(
     protocol: Protocol = "prune",
     finetune: Changes | None = "same",
 ) -> tuple[Train, Work]:
-    """Train with gates that are drawn in every step, fix a mask, fine-tune what it keeps.
+    """Train with gates that are drawn at every step, fix a mask, fine-tune the kept weights.
 
     Args:
-        lmbda: the penalty per weight that is expected not to be 0.
-        l2: a weight decay scaled by the weight's chance to be kept, besides the recipe's.
+        lmbda: the penalty is this times the expected number of weights that are not 0.
+        l2: a weight decay scaled by a weight's probability to be kept, in addition to the recipe's.
         droprate: the drop rate of the gates at the start.
-        grain: what has a gate: a `weight`, or a `channel` (an output feature map of a convolution,
-            an input of a linear layer).
-        mask: the mask for fine-tuning. `gate` keeps weights whose gate in the test is not 0, and
-            multiplies them by it; `binary` keeps the same weights as they are; `sample` draws one
-            mask; `none` goes on drawing, which the authors of arXiv:1912.04427 found to fail.
-        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+        grain: whether each `weight` has a gate, or each `channel` (an output feature map of a
+            convolution, an input of a linear layer).
+        mask: the mask for fine-tuning. `gate` keeps the weights whose gate at test time is not 0,
+            multiplied by the gate; `binary` keeps the same weights unchanged; `sample` draws one
+            mask; `none` keeps drawing, which failed for the authors of arXiv:1912.04427.
+        finetune: the keys of the recipe that fine-tuning changes; null only scores.
     """
     refuse_ticket(protocol, "l0", because="its gates are drawn anew in every step")
     if not 0 < droprate < 1:

@@ -1,4 +1,4 @@
-"""After pruning: fine-tuning, or rewinding of weights or learning rate (arXiv:2003.02389)."""
+"""Retraining after pruning: fine-tuning, weight or learning-rate rewinding (arXiv:2003.02389)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def renda(
     iterative: bool = True,
     finetune_lr: float | None = None,
 ) -> Train:
-    """Train, prune, and train again for the time `retrain`; at every level if it is `iterative`.
+    """Train, then prune and retrain for the time `retrain`, once per level if `iterative`.
 
-    With T the end of the recipe and t the time of retraining, a mode goes on with
+    With T the end of the recipe and t the time of retraining, the modes continue with
 
         finetune       the weights of T at a constant learning rate
         weight_rewind  the weights of T-t and the recipe from T-t
@@ -34,17 +34,17 @@ def renda(
         low_lr_rewind  the weights of T-t at a constant learning rate
         reinit         new weights and the recipe from T-t
 
-    Weights come with the momentum that they had, as from the checkpoints of the released code.
+    Trained weights keep the momentum of their time, as in the checkpoints of the released code.
 
     Args:
         retrain: the time t; null for the whole recipe.
         iterative: false prunes once, to the schedule's last sparsity.
-        finetune_lr: the constant rate; null for the recipe's last.
+        finetune_lr: the constant learning rate; null for the recipe's last.
     """
     length = recipe.recipe.length
     time = _steps(retrain, recipe)
     back, low = f"{length - time}it", _constant(recipe, time, finetune_lr)
-    some = time < length  # at its start a training has no momentum yet
+    some = time < length  # a training has no momentum at its start
     start, retraining = {
         "finetune": (reset_by("keep", momentum=True), low),
         "weight_rewind": (reset_by("rewind", to=back, momentum=some), recipe),
@@ -60,7 +60,7 @@ def renda(
 
 
 def _steps(retrain: str | None, recipe: Training) -> int:
-    """How long a level retrains."""
+    """The number of steps for which each level retrains."""
     length, per_epoch = recipe.recipe.length, recipe.recipe.steps_per_epoch
     time = length if retrain is None else steps(retrain, per_epoch, where="method.retrain")
     if not 0 < time <= length:
@@ -69,7 +69,7 @@ def _steps(retrain: str | None, recipe: Training) -> int:
 
 
 def _constant(recipe: Training, time: int, lr: float | None) -> Training:
-    """A recipe of `time` steps at one learning rate."""
+    """Return a recipe of `time` steps at a constant learning rate."""
     last = recipe.recipe.lr_at(recipe.recipe.length - 1)
     flat = {"milestones": [], "warmup": "0it", "decay": "step"}
     keys = {"length": f"{time}it", "lr": last if lr is None else lr, **flat}

@@ -24,9 +24,9 @@ def magnitude(
     """Train, prune to the schedule's last sparsity, fine-tune.
 
     Args:
-        protocol: `ticket` trains the mask on the weights of time `to` instead, and with `restart`
-            begins the recipe anew.
-        finetune: the keys of the recipe in which the fine-tuning differs; null only scores.
+        protocol: `ticket` trains the mask on the weights of time `to` instead; with `restart`, it
+            starts the recipe again.
+        finetune: the keys of the recipe that fine-tuning changes; null only scores.
     """
     dense = Train(init, recipe)
     cut = Prune(dense, schedule[-1], mask_criterion, origin=dense)

@@ -1,4 +1,4 @@
-"""Network Slimming: channels with small batch-norm scales are removed (arXiv:1708.06519)."""
+"""Network Slimming: remove channels with small batch-norm scales (arXiv:1708.06519)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def slimming(
 ) -> tuple[Train, Work]:
     """Train with a penalty on batch-norm scales, remove channels, fine-tune.
 
-    With a channel go the weights that write to it and those that read it. Channels that are added
-    to others in a residual sum stay, and so does the largest of each layer.
+    Removing a channel prunes the weights that write to it and the weights that read it. Channels
+    that are part of a residual sum are never removed, nor is the one with the largest scale in each
+    layer.
 
     Args:
-        lmbda: of the penalty, times the sum of all scales' magnitudes.
-        percent: the fraction of the channels to remove, in (0, 1); the sparsity follows from it.
-        scale: the value that all batch-norm scales start from.
-        finetune: the keys of the recipe in which the fine-tuning differs.
+        lmbda: the penalty is this times the sum of the absolute values of all scales.
+        percent: the fraction of the channels to remove, in (0, 1), which determines the sparsity.
+        scale: the initial value of all batch-norm scales.
+        finetune: the keys of the recipe that fine-tuning changes.
     """
     refuse_ticket(protocol, "slimming", because="its masks remove whole channels")
     if not 0 < percent < 1:
@@ -61,7 +62,7 @@ def _check(network: Network) -> None:
 
 
 def _scaled(network: Network, scale: float) -> Network:
-    """The network with another initial scale of its batch norms."""
+    """Return the network with another initial scale of its batch norms."""
     first = network.init and {"_target_": network.init.target, **network.init.args}
     init = {
         "_target_": "lt_sweeps.models.initializers.scaled_norms",

@@ -1,4 +1,4 @@
-"""Pruning before training, by the initial weights alone: random, SNIP, GraSP, SynFlow."""
+"""Pruning at initialisation, before any training: random, SNIP, GraSP, SynFlow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lt_sweeps.sparsity.schedules import Target
 def at_init(
     init: Init, recipe: Training, schedule: tuple[Target, ...], mask_criterion: Criterion
 ) -> tuple[Train, Train]:
-    """Prune the untrained network to the schedule's last target, and train what is left."""
+    """Prune the untrained network to the schedule's last target, and train the kept weights."""
     ticket = Train(at_init_ticket(init, recipe, schedule[-1], mask_criterion), recipe)
     return Train(init, recipe), ticket
 
 
 def at_init_ticket(init: Init, recipe: Training, target: Target, criterion: Criterion) -> Reset:
-    """The initial weights, pruned by a criterion that needs no training."""
+    """Return the initial weights, pruned by a criterion that needs no training."""
     cut = Prune(init, target, criterion, origin=init, task=recipe.task)
     return Reset(cut, KEEP, ZERO, origin=init)

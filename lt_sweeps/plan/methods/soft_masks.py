@@ -42,27 +42,28 @@ def continuous_sparsification(
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
 ) -> tuple[Work, ...]:
-    """Search for `rounds` rounds; after each, train the weights that s > 0 keeps.
+    """Search for `rounds` rounds; after each, train the weights whose s is above 0.
 
-    A search trains a logit s for each weight beside the weight, which its soft mask
-    sigmoid(beta s) multiplies; beta rises, so that the masks become binary. There is one result per
-    round, and the dense network first.
+    A search trains each weight together with a logit s. The weight is multiplied by its soft mask
+    sigmoid(beta s), and beta rises, so that the masks become binary. The results are the dense
+    network, then one network per round.
 
     Args:
-        s0: every s at the start: the higher it is, the denser the mask becomes.
+        s0: the initial s of every weight; the higher it is, the denser the mask becomes.
         lmbda: the penalty is this times the sum of the soft masks.
         anneal: how beta rises to `final_beta`; with `constant` it has that value throughout.
-        round_reset: what s restarts from: `paper` is min(final_beta s, s0); the `released` script
-            lacks the factor, so that weights that one round has closed open again in the next.
-        keep_momentum: both optimizers go on in the next round with the momentum that they ended
-            this one with, as in the released script; else they begin without any.
+        round_reset: the s at the start of the next round: `paper` is min(final_beta s, s0); the
+            `released` script lacks the factor, so that weights pruned in one round can return in
+            the next.
+        keep_momentum: both optimizers keep their momentum from one round to the next, as in the
+            released script; otherwise they start without momentum.
         mask_lr: the learning rate of s as a multiple of the recipe's.
         scaling: divide the soft mask by sigmoid(s0), so that it starts at 1.
-        protocol: `prune` keeps the weights that the search ended with; `ticket` takes those of time
-            `to`, and with `restart` begins the recipe anew.
-        origin: whose early weights a ticket takes: the search's, or a dense run's.
-        finetune: the keys of the recipe in which the training of what is kept differs from the
-            search; null only scores it.
+        protocol: `prune` keeps the final weights of the search; `ticket` uses the weights of time
+            `to`, and with `restart` starts the recipe again.
+        origin: the run whose early weights a ticket uses: the search, or a dense run.
+        finetune: the keys of the recipe that the training of the kept weights changes; null only
+            scores them.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
@@ -95,11 +96,11 @@ def exact_continuous_sparsification(
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
 ) -> tuple[Work, ...]:
-    """As `continuous_sparsification`, but keep the largest s, as many as the schedule says.
+    """As `continuous_sparsification`, but keep the schedule's number of weights, by largest s.
 
-    One search serves all sparsities; one result per level of the schedule, after the dense network.
-    With anneal=constant and final_beta=1 the mask stays soft to the end: the ablation of the
-    paper's appendix F.
+    One search serves all sparsities. The results are the dense network, then one network per level
+    of the schedule. With anneal=constant and final_beta=1 the mask stays soft to the end, as in the
+    ablation of the paper's appendix F.
     """
     soft = Continuous(lmbda, final_beta, anneal, s0 if scaling else None, mask_lr)
     searches = _searches(init, recipe, soft, s0, rounds, round_reset, keep_momentum)
@@ -120,11 +121,11 @@ def _searches(
     round_reset: Rounding,
     keep_momentum: bool,
 ) -> list[Train]:
-    """The search of each round, which goes on with the weights and the s of the round before it.
+    """Return the search of each round, which continues with the previous round's weights and s.
 
-    Learning rate and beta restart in each.
+    Learning rate and beta start again in each round.
 
-    Raises: ValueError: fewer than one round.
+    Raises: ValueError: `rounds` is less than 1.
     """
     if rounds < 1:
         raise ValueError(f"method: rounds={rounds}; give 1 or more")

@@ -29,11 +29,11 @@ def soft_threshold(
     """Train weights and a threshold per layer, then fine-tune the weights that are not 0.
 
     Args:
-        s_init: the start of every s; its weight decay alone raises it to a threshold that prunes.
+        s_init: the initial value of every s; weight decay alone raises s until it prunes.
         threshold_decay: the weight decay of s.
-        same_decay: the weights decay at that rate too while thresholds are trained, as in the
-            released code (main.py, `get_optimizer`); else at the recipe's.
-        finetune: the keys of the recipe in which fine-tuning differs; null only scores.
+        same_decay: use this weight decay for the weights too while the thresholds are trained, as
+            in the released code (main.py, `get_optimizer`); otherwise use the recipe's.
+        finetune: the keys of the recipe that fine-tuning changes; null only scores.
     """
     refuse_ticket(protocol, "str", because="its thresholds make every weight smaller")
     if same_decay and not isinstance(own := recipe.recipe.optimizer, str):

@@ -1,6 +1,6 @@
-"""Supermasks: only the mask is found, by pruning or by training (arXiv:1905.01067, section 5).
+"""Supermasks: masks on untrained weights, by pruning or by training (arXiv:1905.01067, section 5).
 
-`supermask` takes the mask of a dense run (section 5.1); the others train one (section 5.2).
+`supermask` prunes a dense run to get its mask (section 5.1); the others train one (section 5.2).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def supermask(
 ) -> tuple[Evaluate, ...]:
     """Train once, prune the dense network to each sparsity, score each mask on the reset weights.
 
-    The first result has no mask. `statistics` is the number of training batches from which the
-    statistics of a network with batch norm are estimated.
+    The first result has no mask. `statistics` is the number of training batches from which
+    batch-norm statistics are estimated.
     """
     if statistics < 0:
         raise ValueError(f"method: statistics={statistics}; give 0 batches or more")
@@ -52,15 +52,15 @@ def learned_supermask(
     mask_lr: float = 1.0,
     randomise_signs: bool = False,
 ) -> Train | tuple[Evaluate]:
-    """Train every weight's chance to be kept; the weights stay as `reset` makes the initial ones.
+    """Train each weight's probability to be kept; the weights are reset once and never trained.
 
     Args:
-        bias: every logit at the start; the lower it is, the sparser the mask becomes.
+        bias: the initial value of all logits; the lower it is, the sparser the mask becomes.
         rescale: divide a layer's weights by the fraction of them that is kept.
-        rounding: round the chances instead of drawing masks from them.
-        mask_lr: the logits' learning rate as a multiple of the recipe's.
-        randomise_signs: score the trained mask on weights whose signs are in another order, as a
-            control: its accuracy must fall to chance.
+        rounding: round the probabilities instead of drawing masks from them.
+        mask_lr: the learning rate of the logits as a multiple of the recipe's.
+        randomise_signs: score the trained mask on weights with randomly permuted signs, as a
+            control: the accuracy must fall to chance.
     """
     all_alike = logits_by("constant", value=float(bias))
     start = Logits(Reset(init, reset, ZERO, origin=init), all_alike)
@@ -85,11 +85,12 @@ def learned_supermask_from(
     rounding: bool = False,
     mask_lr: float = 1.0,
 ) -> Train:
-    """As `learned_supermask`, from the mask that a criterion finds at the schedule's last level.
+    """As `learned_supermask`, but start from a criterion's mask at the schedule's last level.
 
     Args:
-        dense: the keys of the recipe in which the dense run that is pruned differs.
-        strength: the logits' start where that mask keeps a weight; minus it elsewhere.
+        dense: the keys of the recipe that the dense run to be pruned changes.
+        strength: the initial logit of a weight that this mask keeps; pruned weights get its
+            negative.
     """
     trained = Train(init, recipe.changed(dense or {}, where="method.dense"))
     cut = Prune(trained, schedule[-1], mask_criterion, origin=trained)
@@ -109,10 +110,10 @@ def supermask_ticket(
     rescale: bool = False,
     mask_lr: float = 1.0,
 ) -> tuple[Train]:
-    """Train the weights under one draw of a learned mask.
+    """Train a mask, draw one binary mask from it, and train the weights under this mask.
 
     Args:
-        search: the keys of the recipe in which the mask's training differs.
+        search: the keys of the recipe that the training of the mask changes.
     """
     start = Logits(init, logits_by("constant", value=float(bias)))
     searching = recipe.changed(search or {}, where="method.search")

@@ -1,4 +1,4 @@
-"""Transfer of tickets: found on one data set, trained on another (arXiv:1906.02773)."""
+"""Ticket transfer: find tickets on one data set, train them on another (arXiv:1906.02773)."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ def transfer(
     to: Duration = "0it",
     restart: bool = False,
 ) -> tuple[Train, ...]:
-    """Find tickets on `source` and train each on the cell's data set; the dense network first.
+    """Find tickets on `source` and train each on the cell's data set; the first result is dense.
 
     Args:
-        source: the data set that tickets are found on, as in a dataset yaml.
+        source: the data set on which tickets are found, as in a dataset yaml.
         search: the method that finds them, as in a method yaml; all tickets that it trains are
             transferred.
-        search_recipe: the keys of the recipe in which the search differs.
-        mask: `random` draws a mask with as many weights in each layer, as a control.
-        weights: what is trained under the mask: the weights of the ticket (`source`), those of the
-            target's own dense run at time `to` (`target`), or the target's initial ones (`init`).
-        restart: weights of the target's time `to` begin the recipe anew.
+        search_recipe: the keys of the recipe that the search changes.
+        mask: `random` draws a mask with the same number of weights in each layer, as a control.
+        weights: the weights to train under the mask: those of the ticket (`source`), those of the
+            target's own dense run at time `to` (`target`), or the target's initial weights
+            (`init`).
+        restart: with weights=target, start the recipe again instead of continuing from `to`.
     """
     if weights != "target" and (to != "0it" or restart):
         raise ValueError(
@@ -84,7 +85,7 @@ def transfer(
 
 
 def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Reset]:
-    """The tickets that a method trains, from the densest on."""
+    """The tickets that a method trains, the densest first."""
     where = "method.search"
     call = Call.of(search, where=where, supplied=SUPPLIED)
     result = call(**supplied)
@@ -100,5 +101,5 @@ def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Res
 
 
 def _whole(ticket: Reset) -> Reset:
-    """The weights that a ticket starts from, pruned ones included, for a mask drawn at random."""
+    """The weights that a ticket starts from, including pruned weights, for a random mask."""
     return Reset(ticket.origin, ticket.reset, ZERO, origin=ticket.origin)
