@@ -27,20 +27,20 @@ from lt_sweeps.reporting.csv_tables import records_table, verdicts_table
 from lt_sweeps.reporting.figures import FIGURES, Figure, NotDrawn, draw_own
 from lt_sweeps.storage.sweep_folder import sweep_path
 
-_LISTED = 12  # tickets that an error lists
+_LISTED = 12  # the most tickets or values that an error lists
 
 
 def open_sweep(
     name: str | Path, *, root: str | Path = "results", trust: tuple[str, ...] | str = ()
 ) -> Sweep:
-    """Open a sweep by its folder or by its name, a cell by its folder, or a whole root.
+    """Open a sweep by its name or folder, a cell by its folder, or a whole root.
 
     Args:
         root: the folder that holds `sweeps/NAME`.
-        trust: modules of your own whose functions may be called to build a ticket, as
+        trust: your own modules whose functions may be called to build a ticket, as
             `"mylab.nets,mylab.data"` or a tuple.
 
-    Raises: ValueError: there is no such sweep, or `trust` names no module.
+    Raises: ValueError: the sweep does not exist, or `trust` does not name modules.
     """
     folder = sweep_path(str(name), Path(root), where="open")
     return Sweep(folder, trusted_modules(trust))
@@ -48,7 +48,7 @@ def open_sweep(
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep, a cell or a root has produced; read anew from its files when it is opened."""
+    """The results of a sweep, a cell or a root, read once; open it again to see newer results."""
 
     folder: Path
     trust: tuple[str, ...] = ()
@@ -57,19 +57,21 @@ class Sweep:
         """A row for each cell, seed and level; every key that was swept is a column.
 
         The columns are those of records.jsonl (`lt_sweeps.storage.record.Record` explains them),
-        with `curve` and `panel`, where a report draws them, and `mask_criterion` for the option
-        that records call `criterion`. `metric` is by what a task is judged: `accuracy` where the
-        records have null. Accuracies and sparsities are fractions in [0, 1].
+        plus `curve` and `panel`, the line and the panel of a report that show the row. The column
+        `criterion` of the records is called `mask_criterion`. `metric` is the main metric of the
+        task; a null in the records becomes `accuracy`. Accuracies and sparsities are fractions in
+        [0, 1].
         """
         return self._frame.copy()
 
     def ticket(self, **selection: Any) -> SavedTicket:
-        """The one ticket that the columns select: `ticket(level=8, seed=0)`.
+        """Return the one ticket that matches values of columns: `ticket(level=8, seed=0)`.
 
-        A key with a dot is given as `ticket(**{"recipe.lr": 0.1})`; None selects the rows without
-        a value.
+        Pass a key with a dot as `ticket(**{"recipe.lr": 0.1})`. None selects the rows without a
+        value.
 
-        Raises: ValueError: no ticket matches, or several do; the error lists them.
+        Raises: ValueError: the frame has no such column, no ticket matches, or several tickets
+            match; the error lists the possible columns, values or tickets.
         """
         rows = self._frame
         for key, value in selection.items():
@@ -93,14 +95,14 @@ class Sweep:
         return SavedTicket(self._results.root, run, str(row["stage"]))
 
     def curves(self) -> pd.DataFrame:
-        """Training curves: a row for each evaluation of each training, from its stored ticket."""
+        """Training curves: a row for each evaluation of each training, read from its ticket."""
         return _with_numbers(evaluations_table(self._records, self._results.root))
 
     def tests(self, **report_keys: Any) -> pd.DataFrame:
         """The report's significance tests, a row each: `tests(baseline="random")`.
 
-        `report_keys` are those of a report (`conf/report/_keys.yaml`). Without a baseline, the
-        sweep's own or a given one, there is nothing to test, and no row.
+        `report_keys` are the keys of a report (`conf/report/_keys.yaml`). The table is empty if
+        neither they nor the sweep name a baseline.
         """
         by_experiment = analyses(self._results, report_keys).values()
         return pd.concat(map(verdicts_table, by_experiment), ignore_index=True)
@@ -112,13 +114,15 @@ class Sweep:
         config_dir: str | Path | None = None,
         **report_keys: Any,
     ) -> Sheet:
-        """A figure of the report, drawn with matplotlib: `figure("curves", band="sd")`.
+        """Draw a figure of the report with matplotlib: `figure("curves", band="sd")`.
 
-        `name` is one of those under `figures` in a report (its first picture), the file name of a
-        picture, or a figure of your own: `figure/NAME.yaml` in `config_dir`, a mapping with a
-        `name`, a `_target_` and arguments, or one that the sweep asks for, of a module in `trust`.
+        `name` is a name under `figures` of a report (its first picture is drawn) or the file name
+        of a picture. Your own figure is `figure/NAME.yaml` in `config_dir`, a mapping with a
+        `name`, a `_target_` and arguments, or a figure in the sweep's config whose module is in
+        `trust`.
 
-        Raises: ValueError: there is no such figure, or the data lack what it needs.
+        Raises: ValueError: there is no such figure, its module is not trusted, or the data that it
+            needs are missing.
         """
         folders = [] if config_dir is None else [Path(config_dir)]
         asked = named_figures([name], folders)[0]
@@ -161,7 +165,7 @@ class Sweep:
 
     @cached_property
     def _swept(self) -> list[str]:
-        """The keys and groups in which cells differ, beside the seed."""
+        """The keys and groups, besides the seed, in which cells differ."""
         values = [_chosen(cell) for cell in self._results.cells if cell.choices]
         keys = dict.fromkeys(key for chosen in values for key in chosen)
         return [k for k in keys if len({repr(chosen.get(k)) for chosen in values}) > 1]
@@ -174,7 +178,7 @@ class Sweep:
         for key in self._swept:
             if key not in rows:
                 rows[key] = [by_cell[cell].get(key) for cell in cells]
-        if len(rows):  # null in the records: judged by its accuracy
+        if len(rows):  # a null in the records means accuracy
             rows = rows.assign(
                 metric=rows["metric"].fillna(ACCURACY),
                 lower_is_better=[bool(lower) for lower in rows["lower_is_better"]],
@@ -185,9 +189,9 @@ class Sweep:
 def _pictures(
     wanted: str, own: Mapping[str, Mapping[str, Any]], analysis: Analysis
 ) -> Iterator[Figure]:
-    """The pictures of the figure of that name; those of all figures where none has the name.
+    """The pictures of the figure `wanted`; if no figure has this name, those of all figures.
 
-    Raises: NotDrawn: the data lack what that figure needs.
+    Raises: NotDrawn: the data that the named figure needs are missing.
     """
     if wanted in own:
         yield from draw_own(own[wanted], analysis)
@@ -200,7 +204,7 @@ def _pictures(
 
 
 def _absent(key: str, value: Any, column: pd.Series) -> str:
-    """The error where no row has a value: it lists those of the column."""
+    """The error message if no row has a value; it lists the values of the column."""
     known = list(dict.fromkeys(column.astype(object).where(column.notna(), None)))
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     near = nearest(str(value), [text for text in known if isinstance(text, str)])
@@ -208,7 +212,7 @@ def _absent(key: str, value: Any, column: pd.Series) -> str:
 
 
 def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:
-    """The columns that tell rows apart, without those that follow from earlier ones."""
+    """The columns that distinguish rows, without columns that earlier ones determine."""
     telling, parts = list[str](), 1
     for column in dict.fromkeys(columns):
         finer = rows.groupby([*telling, column], dropna=False).ngroups
@@ -218,7 +222,7 @@ def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:
 
 
 def _is_value(column: pd.Series, value: Any) -> pd.Series:
-    """Which rows have a value; lists and mappings are texts in the table, and so are some seeds."""
+    """Mark the rows with a value. The table holds lists, mappings and some seeds as text."""
     if value is None:
         return column.isna()
     if isinstance(value, list | tuple | dict):
@@ -227,26 +231,26 @@ def _is_value(column: pd.Series, value: Any) -> pd.Series:
 
 
 def _shown_in_notebooks(sheet: Sheet) -> Sheet:
-    """The figure, which notebooks show by itself though it was drawn without pyplot."""
+    """Let notebooks display a figure although it was drawn without pyplot."""
 
     def png() -> bytes:
         content = io.BytesIO()
         sheet.savefig(content, dpi=150)
         return content.getvalue()
 
-    setattr(sheet, "_repr_png_", png)  # noqa: B010 (IPython's name for it)
+    setattr(sheet, "_repr_png_", png)  # noqa: B010 (the name that IPython looks for)
     return sheet
 
 
 def _chosen(cell: CellResults) -> dict[str, Any]:
-    """What a cell was composed of: options by group, and the keys of its config but the seed."""
+    """The options of a cell by group, and the keys of its config except the seed."""
     keys = {k: v for k, v in cell.settings.items() if k.split(".")[0] not in ("seed", "seeds")}
     scalars = {k: str(v) if isinstance(v, list | dict) else v for k, v in keys.items()}
     return {**cell.choices, **{k: v for k, v in scalars.items() if not k.endswith("_target_")}}
 
 
 def _with_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with seeds as numbers, where all are."""
+    """Convert seeds to integers if all of them are numbers."""
     if len(rows) and all(str(seed).isdigit() for seed in rows["seed"]):
         return rows.assign(seed=rows["seed"].astype(int))
     return rows

@@ -1,4 +1,4 @@
-"""`SavedTicket`: a stored subnetwork as other Python code wants it, an ordinary `nn.Module`."""
+"""`SavedTicket`: a stored subnetwork for other Python code, as an ordinary `nn.Module`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ At = Literal["reported", "end"]
 
 @dataclass(frozen=True)
 class SavedTicket:
-    """One ticket of a cell and seed: what its record says, its mask and its network.
+    """One ticket of a cell and seed: its record, its mask and its network.
 
-    `at="reported"` is the network whose accuracy the record reports, which may be that of the
-    evaluation with the lowest validation loss; `at="end"` that of the last step.
+    `at="reported"` is the network whose accuracy the record reports, which may be the network at
+    the evaluation with the lowest validation loss. `at="end"` is the network of the last step.
     """
 
     root: Path
@@ -42,7 +42,7 @@ class SavedTicket:
 
     @cached_property
     def record(self) -> Record:
-        """The row of records.jsonl."""
+        """The ticket's row of records.jsonl."""
         rows = RunFolder.of(self.root, self.run.signature, self.run.seed).read().records
         return next(row for row in rows if row.stage == self.stage)
 
@@ -52,25 +52,25 @@ class SavedTicket:
 
     @property
     def level(self) -> int:
-        """How often the network had been pruned."""
+        """How many times the network has been pruned."""
         return self.record.level
 
     @property
     def sparsity(self) -> float:
-        """Fraction of prunable weights that are pruned, in [0, 1)."""
+        """The fraction of prunable weights that are pruned, in [0, 1)."""
         return self.record.sparsity
 
     @property
     def path(self) -> Path:
-        """The file of its weights at the end of its training."""
+        """The file with the ticket's weights at the end of its training."""
         return Store(self.root).path(self.stage, self.seed)
 
     @property
     def mask(self) -> Mapping[str, Tensor]:
         """Which prunable weights are kept: bool `[*shape]` by parameter name, in the net's order.
 
-        Of a learned mask that is soft, the weights that its hard mask keeps. A copy, so that
-        `mask[name] &= other` changes no ticket.
+        For a learned soft mask, this is its hard mask. The tensors are copies, so that
+        `mask[name] &= other` does not change the ticket.
         """
         return {name: kept.clone() for name, kept in self._mask.items()}
 
@@ -78,7 +78,7 @@ class SavedTicket:
     def _mask(self) -> Mapping[str, Tensor]:
         sparsifier = self._work.sparsifier
         names = [layer.name for layer in self._work.network.layers]
-        if isinstance(sparsifier, LearnedSparsifier):  # another mask at each evaluation
+        if isinstance(sparsifier, LearnedSparsifier):  # the mask may change between evaluations
             ticket = self._network("reported").ticket
             pairs = {n: (ticket.state[n], ticket.learned[n]) for n in names}
             return {name: sparsifier.keeps(*pair)[0].bool() for name, pair in pairs.items()}
@@ -87,41 +87,42 @@ class SavedTicket:
 
     @property
     def parent(self) -> SavedTicket | None:
-        """The ticket that it was pruned from; None for a network that was not pruned."""
+        """The trained ticket that this one was pruned from; None if no training came before."""
         stage: Stage = self._work.inputs[0]
         while not isinstance(stage, Work | Init):
             stage = stage.found if isinstance(stage, Transfer) else stage.inputs[0]
         return None if isinstance(stage, Init) else SavedTicket(self.root, self.run, stage.key)
 
     def module(self, at: At = "reported", *, sample: int = 0) -> nn.Module:
-        """The network as an ordinary module on the CPU, in evaluation mode, its mask applied.
+        """Return the network as an ordinary module on the CPU, in evaluation mode, masked.
 
-        A pruned weight has the value that it is frozen at: 0, or its initial one. Where an
-        accuracy is the mean over networks that a learned mask draws, `sample` says which one.
-        An optimizer moves pruned weights too: multiply them by `mask` after each step.
+        A pruned weight has the value at which it is frozen: 0, or its initial value. If the
+        accuracy is a mean over networks drawn from a learned mask, `sample` selects one of them.
+        If you train the module, the optimizer also changes pruned weights: multiply them by `mask`
+        after each step.
 
-        Raises: ValueError: its weights are not stored, or its module is not trusted.
+        Raises: ValueError: the weights are not stored, or the module is not trusted.
         """
         return self._network(at).module(sample)
 
     def compact(self, at: At = "reported", *, sample: int = 0) -> Compacted:
-        """The network without what computes nothing: `compact().module` gives the same outputs.
+        """Return a smaller network with the same outputs, as `compact().module`.
 
-        `compact().summary` says which layers are smaller, and why others stay whole.
+        `compact().summary` says which layers are smaller, and why others are unchanged.
 
-        Raises: ValueError: as `module`.
+        Raises: ValueError: the weights are not stored, or the module is not trusted.
         """
         return compacted(self.module(at, sample=sample), self._work.network.example())
 
     def evaluate(self, split: Literal["val", "test"] = "test", at: At = "reported") -> Score:
-        """Measure it again on a split of its data: `evaluate().accuracy` is the record's.
+        """Evaluate the network again on a split; `evaluate().accuracy` is that of the record.
 
-        Raises: ValueError: its weights or its data are not here.
+        Raises: ValueError: the weights or the data are not on this machine.
         """
         return self._network(at).measure(split)
 
     def examples(self, split: Literal["val", "test"] = "test") -> tuple[Tensor, Tensor]:
-        """The examples of a split as its network sees them, and their labels `[N]`."""
+        """The examples of a split as inputs of the network, and their labels `[N]`."""
         return self._network("end").examples(split)
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""The command line from Python: `plan_words` and `run_words` take the words that a person types.
+"""The command line from Python: `plan_words` and `run_words` accept the words of a command line.
 
-The words run as `python -m lt_sweeps` in a process of its own. A notebook or a script without a
-main guard would else be imported again by each worker, and would lose its signal handlers.
+The words run as `python -m lt_sweeps` in a separate process. Otherwise each worker would import the
+notebook or the script again if it has no main guard, and it would lose its signal handlers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from lt_sweeps.config.trust import own_modules
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _FOLDER = re.compile(r"^sweep +(.+)$", re.MULTILINE)
-_COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # a notebook sets them for its own processes
+_COLOURS = {"FORCE_COLOR", "CLICOLOR_FORCE"}  # notebooks set these for their child processes
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What words of the command line would run; nothing was computed.
+    """The work that overrides would run; nothing has been computed.
 
-    `summary` is what `lt-sweeps plan` prints: cells, trainings, time and disk.
+    `summary` is the output of `lt-sweeps plan`: cells, trainings, time and disk.
     """
 
     words: tuple[str, ...]
@@ -44,7 +44,7 @@ class SweepPlan:
 def plan_words(*words: str, **keyed: object) -> SweepPlan:
     """Plan a multirun: `plan("mask_criterion=large_final,random", "seed=range(5)")`.
 
-    Raises: ValueError: a word is wrong; the text is the line that the command line prints.
+    Raises: ValueError: an override is wrong; the message is the one that the command line prints.
     """
     _check("plan", words, keyed)
     with _started("plan", *words) as process:
@@ -56,21 +56,21 @@ def plan_words(*words: str, **keyed: object) -> SweepPlan:
 
 
 def run_words(*words: str, **keyed: object) -> Sweep:
-    """Run a multirun to its end, here or by the launcher that the words name, and open it.
+    """Run a multirun, here or with the launcher that the words name, and open its sweep.
 
-    Its lines are printed as they come. What is stored is not computed again. With
-    `hydra/launcher=slurm` it returns when the jobs are submitted, and the sweep fills as they run.
-    Modules of your own that the words name are trusted (see `open`): they have just run.
+    Output is printed as it arrives. Stored results are not computed again. With
+    `hydra/launcher=slurm` it returns once the jobs are submitted, and the sweep fills as they run.
+    Your own modules that the words name are trusted (see `open`), because they have just run.
 
     Raises:
-        ValueError: a word is wrong, or runs nothing.
-        RuntimeError: the run failed; what is done is kept, and the same words go on.
+        ValueError: an override is wrong, or the words run nothing.
+        RuntimeError: the run failed; finished work is kept, and the same words continue it.
     """
     _check("run", words, keyed)
     folder, lines = None, []
     with _started(*words) as process:
         for line in process.stdout or ():
-            line = line.rstrip()  # rich fills each line up to the 500 columns that it is told of
+            line = line.rstrip()  # rich pads each line to the 500 columns set below
             print(line)
             lines.append(line)
             folder = folder or _FOLDER.search(line)
@@ -86,7 +86,7 @@ def run_words(*words: str, **keyed: object) -> Sweep:
 
 
 def _check(where: str, words: tuple[object, ...], keyed: Mapping[str, object]) -> None:
-    """Raises: ValueError: a word is no text, or one for a terminal, such as a command."""
+    """Raises: ValueError: a word is not a string, or makes sense only in a terminal (a command)."""
     for key, value in keyed.items():
         text = f"{key}={value}"
         raise ValueError(f"{where}: got {text}; give each override as a text: lt.{where}({text!r})")
@@ -100,10 +100,10 @@ def _check(where: str, words: tuple[object, ...], keyed: Mapping[str, object]) -
 
 @contextmanager
 def _started(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, which has ended when the context is left."""
+    """Run the command in a separate process, and wait for its end when leaving the context."""
     kept = {name: value for name, value in os.environ.items() if name not in _COLOURS}
-    paths = os.pathsep.join(filter(None, sys.path))  # it finds the modules that are found here
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it prints what can be shown here
+    paths = os.pathsep.join(filter(None, sys.path))  # so that the process finds the same modules
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # the one it prints in
     process = subprocess.Popen(
         [sys.executable, "-m", "lt_sweeps", *words],
         env={
@@ -120,8 +120,8 @@ def _started(*words: str) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         yield process
-    except BaseException:  # an interrupt, or whoever reads the lines has gone
-        process.send_signal(signal.SIGINT)  # it saves, and the same words go on
+    except BaseException:  # an interrupt, or an error while reading the lines
+        process.send_signal(signal.SIGINT)  # the process saves, and the same words continue
         raise
     finally:
         process.wait()
@@ -130,6 +130,6 @@ def _started(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def _mistake(lines: list[str]) -> str:
-    """The last error that a command printed, or its last line."""
+    """The last error that a command printed, or else the last line that is not empty."""
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or [line for line in lines if line] or [""])[-1]
