@@ -85,9 +85,9 @@ def stack_size(stage: Work, *, memory: int) -> int:
     """The number of replicates that fit into half of `memory` (bytes)."""
     dataset = stage.training.task.dataset
     one = shape(stage.network, dataset.input_dtype)
-    # Weights, gradient, two moments, mask, pinned, best and three temporaries, all that again for a
-    # learned mask; activations of a training batch twice, or of an evaluation batch; the images as
-    # bytes, of all splits, unless they are so many that they stay where they are.
+    # Weights, gradient, two moments, mask, pinned values, best weights, three temporaries, and as
+    # much again for a learned mask; the activations of a training batch twice, or of an evaluation
+    # batch; the images of all splits as bytes, unless they are too many to copy to a GPU.
     state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
     batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)

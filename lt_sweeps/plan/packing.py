@@ -32,7 +32,7 @@ class Pack:
 
 
 def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int) -> list[Pack]:
-    """Units that can train together, in stacks of near equal size, enough for all workers.
+    """Group units that can train together into stacks of near equal size, enough for all workers.
 
     Units keep the order of their cells, so that the units of a pack stay together at the next
     level, and two workers can each go through the levels of their half without waiting.
