@@ -1,4 +1,4 @@
-"""What a person types and sees: the command line, its verbs and the view of a sweep at work.
+"""What a person types and sees: the command line, its verbs and the status of a sweep.
 
 Start at `command_line.main`.
 """

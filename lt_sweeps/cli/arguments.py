@@ -1,4 +1,4 @@
-"""What each verb of the command line takes: its help, its keys and flags, and how they are read."""
+"""The arguments of each verb of the command line: help text, keys, flags and their parsing."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ REPORT_WORDS: dict[str, Sequence[str]] = {
 
 
 def _any(words: str) -> dict[str, Sequence[str]]:
-    """Keys that take any value, and flags, which take none."""
+    """Keys that accept any value, and flags, which accept none."""
     return dict.fromkeys(words.split(), ())
 
 
-# A verb's keys and flags, with the known values of each. The shell completes files.
+# The keys and flags of each verb, with their known values. The shell completes file names.
 VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "report": _any("root out layout trust --check --config-dir") | REPORT_WORDS,
     "compare": _any("root out") | {"by": GROUPS} | REPORT_WORDS,
@@ -145,17 +145,17 @@ VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "import": _any("root name seed level test_accuracy --config-dir"),
 }
 _TWO_NAMES = ("compare", "logs", "import")
-_MORE_KEYS = ("resume", "sync", "dashboard", "export", "import")  # what they call checks those
+_MORE_KEYS = ("resume", "sync", "dashboard", "export", "import")  # checked by what they call
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
 class Usage(ValueError):
-    """A command line that no command understands: exit status 2."""
+    """A malformed command line; the exit status is 2."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The words behind a verb: names, values by key, and flags that stand alone."""
+    """The words after a verb: names, values by key, and flags without a value."""
 
     verb: str
     names: Sequence[str]
@@ -166,7 +166,7 @@ class Arguments:
 
     @classmethod
     def of(cls, verb: str, words: Sequence[str]) -> Arguments:
-        """Raises: Usage: a flag or a key that the verb does not take, or too few names or many."""
+        """Raises: Usage: a flag, a key or the number of names is not what the verb accepts."""
         config_dir, rest = without_config_dir(words)
         takes = VERB_WORDS[verb]
         flags = [word for word in rest if word.startswith("-")]
@@ -202,23 +202,23 @@ class Arguments:
     def folder(self) -> Path:
         """The folder of the sweep that is named first.
 
-        Raises: ValueError: there is none.
+        Raises: ValueError: there is no such sweep.
         """
         return self.folder_of(self.names[0])
 
     def folder_of(self, name: str) -> Path:
         """The folder of a sweep or a cell.
 
-        Raises: ValueError: there is none.
+        Raises: ValueError: there is no such sweep or cell.
         """
         return sweep_path(name, self.root, where=self.verb)
 
     def path(self, key: str) -> Path | None:
-        """A value that is a path, if it was given."""
+        """The value of a key as a path; None if it was not given."""
         return Path(self.keys[key]) if self.keys.get(key) else None
 
     def check_keys(self) -> None:
-        """Raises: Usage: a key that the verb does not take."""
+        """Raises: Usage: the verb has no such key."""
         allowed = [word for word in VERB_WORDS[self.verb] if not word.startswith("-")]
         for key in self.keys:
             if key not in allowed:
@@ -226,9 +226,9 @@ class Arguments:
 
 
 def without_config_dir(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The folder that `--config-dir` names, if the flag is there, and the other words.
+    """Return the folder that `--config-dir` names, or None, and the remaining words.
 
-    Raises: Usage: the flag stands there without a folder.
+    Raises: Usage: no folder follows the flag.
     """
     folder, others, left = None, list[str](), iter(words)
     for word in left:

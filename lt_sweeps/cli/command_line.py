@@ -1,4 +1,4 @@
-"""The command line: a verb with a sweep, or the overrides of a multirun, which Hydra composes."""
+"""The command line: a verb and its arguments, or the overrides of a multirun for Hydra."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from lt_sweeps.execution.search_sweep import search_reported
 from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
-# What people type in front of overrides, which start a sweep by themselves.
+# Words that people type before overrides by habit. Overrides alone start a sweep.
 _STARTS = ("run", "train", "sweep", "start", "launch", "fit", "multirun", "experiment")
 PLANNING = "planning the sweep ..."
-# Hydra's flags, and whether a value follows.
+# The flags of Hydra, and whether a value follows them.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
 _WITH_VALUE = "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir"
 FLAGS = dict.fromkeys((*HELP, *_ALONE.split()), False) | dict.fromkeys(_WITH_VALUE.split(), True)
@@ -47,28 +47,28 @@ _VALUES = {
         ("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
     ),
 }
-# With one of these flags Hydra prints something and runs nothing.
+# With one of these flags, Hydra prints something and runs nothing.
 SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i", "--info"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit status, which is 0 only for success."""
+    """Run one command line and return the exit status, which is 0 only for success."""
     words = list(sys.argv[1:] if argv is None else argv)
     return _answered(lambda: _command(words))
 
 
 def _answered(run: Callable[[], int]) -> int:
-    """Run; answer a mistake in one line and an exit status. A bug keeps its traceback."""
+    """Call `run`; turn a user's mistake into one line and an exit status. Bugs show a traceback."""
     try:
         return run()
     except KeyboardInterrupt:
         print("interrupted; the same command continues from here", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:  # what reads the output has seen enough: `lt-sweeps --help | head`
+    except BrokenPipeError:  # the reader closed the pipe: `lt-sweeps --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except SystemExit as stop:
-        if isinstance(stop.code, str):  # as Python prints it
+        if isinstance(stop.code, str):  # as Python does
             print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
@@ -104,7 +104,7 @@ def _command(words: list[str]) -> int:
 
 
 def _check_spaces(words: list[str]) -> None:
-    """Raises: Usage: a space stands beside `=` or in a list of values, where it ends the word."""
+    """Raises: Usage: a space next to `=` or in a list of values has split an override."""
     for number, word in enumerate(words):
         key, _, value = word.partition("=")
         joined = word
@@ -118,14 +118,14 @@ def _check_spaces(words: list[str]) -> None:
 
 
 def _continues(word: str, other: str) -> bool:
-    """Whether a word was meant to go on in the next one."""
+    """Whether `other` looks like the continuation of `word`."""
     if "=" not in word or "=" in other:
         return "=" not in word and other.startswith("=")
     return not other.startswith("-") and (word.endswith((",", "=")) or other.startswith(","))
 
 
 def _complete(words: list[str]) -> int:
-    """Print a shell's script, or what can follow `COMP_LINE`; never an error into its prompt."""
+    """Print the completion script of a shell, or the completions of `COMP_LINE`, never an error."""
     asked, _, shell = next((word for word in words if "=" in word), "").partition("=")
     if shell not in SHELLS or asked not in ("install", "query"):
         raise Usage(f"-sc: got {words[-1]}; give install=SHELL for one of {', '.join(SHELLS)}")
@@ -148,7 +148,7 @@ def _complete(words: list[str]) -> int:
 
 
 def _proposed(given: list[str], last: str) -> list[str]:
-    """What Hydra proposes for an override, and for each value of `key=a,b` as if it were alone."""
+    """Hydra's completions of an override; the last value of `key=a,b` is completed like `key=b`."""
     flags, overrides = _split(given)
     key, _, value = last.partition("=")
     head, comma, part = value.rpartition(",")
@@ -156,7 +156,7 @@ def _proposed(given: list[str], last: str) -> list[str]:
     os.environ["COMP_LINE"] = " ".join(["lt-sweeps", *alone, f"{key}={part}" if comma else last])
     with redirect_stdout(io.StringIO()) as shown, suppress(Exception):
         _compose(["-sc", "query=bash", *flags])
-    # Hydra does not look into the folders of a group: experiment=deconstructing/criteria
+    # Hydra does not search the subfolders of a group: experiment=deconstructing/criteria
     nested = [name for name in sorted(options(key.lstrip("+"))) if "/" in name and part in name]
     found = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
     if comma:
@@ -165,9 +165,9 @@ def _proposed(given: list[str], last: str) -> list[str]:
 
 
 def _verb_at(words: list[str]) -> int | None:
-    """Where the verb stands: the first word other than a flag, its value and an override.
+    """The position of the verb: of the first word that is no flag, flag's value or override.
 
-    A word of another form, such as a key without a value, is a verb only if it comes first.
+    A word that is not a known verb, such as a mistyped one, counts only if it is the first word.
     """
     value = False
     for number, word in enumerate(words):
@@ -181,19 +181,19 @@ def _verb_at(words: list[str]) -> int | None:
 
 
 def _compose(words: list[str], *, dry_run: bool = False) -> int:
-    """Let Hydra compose the overrides; our launcher, or `_job`, runs the cells."""
+    """Let Hydra compose the overrides; our launcher, or `_job`, then runs the cells."""
     flags, overrides = _split(words)
     if dry_run and set(HELP) & set(flags):
         print(USAGE["plan"])
         return 0
-    if set(HELP) & set(flags):  # options of a person's own folder are listed too
+    if set(HELP) & set(flags):  # so that the help lists a user's own options too
         overrides = [word for word in overrides if word.startswith("hydra.searchpath=")]
     elif dry_run:
         overrides.append("dry_run=true")
-    # A mistake in the overrides can keep Hydra from reading `hydra.mode`: it would run one cell.
+    # If an override is wrong, Hydra may not read `hydra.mode`, and would run a single cell.
     if not SHOW & set(flags) and "hydra.mode=RUN" not in overrides:
         flags = [flag for flag in flags if flag not in ("-r", "--run", "-m", "--multirun")] + ["-m"]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # mistakes reach us as exceptions
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
     ours = not SHOW & set(flags) and "-m" in flags
     ours = ours and not any(word.startswith("hydra/sweeper=") for word in overrides)
     register(overrides if ours else ())
@@ -201,15 +201,15 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *passed]
     shown = io.StringIO() if set(HELP) & set(flags) else sys.stdout
     if not SHOW & set(flags):
-        print(PLANNING, flush=True)  # to compose cells and to import torch takes seconds
+        print(PLANNING, flush=True)  # composing cells and importing torch takes seconds
     try:
         with warnings.catch_warnings(), redirect_stdout(shown), search_reported():
             warnings.filterwarnings("error", message=".*is\nnot available|.*is not available")
             warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-            # Hydra 1.4 warns of every callback that a program does not list, a user's own too.
+            # Hydra 1.4 warns of each callback that a program does not list, including a user's own.
             warnings.filterwarnings("ignore", message=r"hydra\.utils\.instantiate.* resolved")
             _hydra()()
-    finally:  # Hydra exits after its help
+    finally:  # also if Hydra exits, as it does after its help
         sys.argv = argv
         if isinstance(shown, io.StringIO) and (text := shown.getvalue()):
             print("\n".join(_help(text)))
@@ -217,7 +217,7 @@ def _compose(words: list[str], *, dry_run: bool = False) -> int:
 
 
 def _help(text: str) -> Iterator[str]:
-    """Hydra's help, without fragments (`_keys`), and with the comments of config.yaml's keys."""
+    """Hydra's help without fragments (`_keys`) and with the comments on the keys in config.yaml."""
     keys = re.findall(
         r"^(\w+):[^#\n]*# (.+)$", (CONF / "config.yaml").read_text("utf-8"), re.MULTILINE
     )
@@ -229,7 +229,7 @@ def _help(text: str) -> Iterator[str]:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Flags (with their values) and overrides; Hydra 1.3 wants them apart."""
+    """Separate flags (with their values) from overrides, as Hydra 1.3 requires."""
     flags, overrides, rest = [], [], iter(words)
     for word in rest:
         name, equal, value = word.partition("=")
@@ -270,12 +270,12 @@ def _override(word: str) -> str:
     group = key.lstrip("+~").partition("@")[0]
     if value and group and (CONF / group).is_dir():
         _check_option(key, value, options(group))
-    # Hydra refuses the plus, because every config has the group; people write it by habit.
+    # People write the plus by habit; Hydra refuses it, because every config has this group.
     return word[1:] if key == "+experiment" else word
 
 
 def _check_option(key: str, value: str, allowed: set[str]) -> None:
-    """Raises: ValueError: Hydra would not read the value as the name of an option."""
+    """Raises: ValueError: the group has no options, or Hydra does not read the value as a name."""
     if key == "report":
         raise ValueError(f"{key}: got {value}; it has keys and no options: {key}.KEY=VALUE")
     if value[0] == "[" and {*(names := value.strip("[]").replace(" ", "").split(","))} <= allowed:
@@ -285,7 +285,7 @@ def _check_option(key: str, value: str, allowed: set[str]) -> None:
 
 
 def _names(value: str) -> bool:
-    """Whether Hydra reads the value as a name. For others its error does not name the group."""
+    """Whether Hydra reads the value as a name; for other values its error omits the group."""
     if value[0] in "[{":
         return False
     try:
@@ -303,16 +303,16 @@ def _hydra() -> Callable[[], None]:
 
 
 def _job(config: DictConfig) -> float | None:
-    """One job by itself: `hydra.mode=RUN`, or a launcher that is not ours; returns its objective.
+    """Run a single job (`hydra.mode=RUN`, or a launcher that is not ours) and return its objective.
 
-    A job of a multirun that fails raises, so that the launcher goes on with the others.
+    A failed job of a multirun raises an error, so that the launcher continues with the other jobs.
     """
     from lt_sweeps.execution import local_launcher
     from lt_sweeps.execution.search_trial import by_seed, objective_of
 
     composed = cast(DictConfig, HydraConfig.get())
     cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN
-    # A launcher that is not ours starts each job by itself, and a report may name lines of all.
+    # Other launchers start each job separately, and a report may name lines of all jobs.
     launch = local_launcher.launch if single else partial(local_launcher.launch, whole=False)
     status = _answered(lambda: launch(cells))
     if status and (single or status == _INTERRUPTED):

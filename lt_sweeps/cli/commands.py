@@ -1,7 +1,6 @@
-"""The verbs of the command line beside `plan`, and the functions that they call.
+"""The verbs of the command line except `plan`, and the functions that they call.
 
-Each verb imports what it needs when it is called, so that a status or a report starts without
-torch.
+Each verb imports its modules when it is called, so that a status or a report starts without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ HELP = ("-h", "--help")
 
 
 def run_verb(verb: str, words: Sequence[str]) -> int:
-    """Run a verb with its arguments; returns the exit status."""
+    """Run a verb with its arguments and return the exit status."""
     if set(HELP) & set(words):
         print(USAGE[verb])
         return 0
@@ -28,13 +27,13 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 
 
 def _report(given: Arguments) -> int:
-    """Reads records only."""
+    """Write or check a report, from records alone."""
     options = _values(given, "out", "layout", "trust")
     trust = trusted_modules(given.keys.get("trust"))
     if "figures" in options:
         folders = [Path(given.config_dir)] if given.config_dir else []
         options["figures"] = named_figures(options["figures"], folders)
-    layout(options)  # a wrong value is refused before anything is read
+    layout(options)  # refuses a wrong value before anything is read
     from lt_sweeps.reporting.sweep_report import check, report
 
     out, layout_file = given.path("out"), given.path("layout")
@@ -47,7 +46,7 @@ def _report(given: Arguments) -> int:
 
 
 def _compare(given: Arguments) -> int:
-    """Two sweeps or two cells that differ in one thing."""
+    """Compare two sweeps or two cells that differ in one thing, or in the keys of `by`."""
     options = _values(given, "out", "by")
     layout(options)
     from lt_sweeps.reporting.sweep_comparison import compare_sweeps
@@ -61,7 +60,7 @@ def _compare(given: Arguments) -> int:
 
 
 def _paper(given: Arguments) -> int:
-    """All sweeps of a paper's experiments."""
+    """Draw the page of a paper from all sweeps of its experiments."""
     from lt_sweeps.config.papers import read_paper
     from lt_sweeps.reporting.paper_report import draw_paper
 
@@ -73,7 +72,7 @@ def _paper(given: Arguments) -> int:
 
 
 def _status(given: Arguments) -> int:
-    """Reads files only."""
+    """Show the status of a sweep, from files alone."""
     from rich.console import Console
 
     from lt_sweeps.cli.status_view import show_status
@@ -91,17 +90,18 @@ def _logs(given: Arguments) -> int:
 
 
 def _resume(given: Arguments) -> int:
-    """The keys are the launcher's."""
+    """Resume a sweep; the keys are those of its launcher."""
     from lt_sweeps.execution.resume_sweep import resume
 
     launcher = SweepFolder(given.folder).manifest.launcher
-    # It goes on in the folder where it was started, and jobs of a cluster may start elsewhere.
+    # A local sweep keeps its relative path if it resumes in the folder where it was started. Jobs
+    # of a cluster may start in another folder.
     stays = launcher.name == "local" and Path(launcher.cwd) == Path.cwd()
     return resume(SweepFolder(given.folder if stays else given.folder.absolute()), given.keys)
 
 
 def _cancel(given: Arguments) -> int:
-    """The sweep's jobs, and no others."""
+    """Cancel the Slurm jobs of a sweep, and no other jobs."""
     from lt_sweeps.execution.slurm.squeue import cancel
 
     cancelled = cancel(SweepFolder(given.folder))
@@ -111,14 +111,14 @@ def _cancel(given: Arguments) -> int:
 
 
 def _sync(given: Arguments) -> int:
-    """The keys are the tracker's."""
+    """Send a sweep to a tracker; the keys are those of the tracker."""
     from lt_sweeps.tracking.mirror import sync
 
     return sync(given.folder, **given.keys)
 
 
 def _dashboard(given: Arguments) -> int:
-    """The sweep's workspace and report in W&B."""
+    """Create the workspace and the report of a sweep in W&B."""
     from lt_sweeps.tracking.wandb_dashboard import dashboard
 
     dashboard(given.folder, **given.keys)
@@ -126,9 +126,9 @@ def _dashboard(given: Arguments) -> int:
 
 
 def _export(given: Arguments) -> int:
-    """Tables, or a ticket for other code, whose form may have keys of its own."""
+    """Export tables, or a ticket for other code in a form that may have its own keys."""
     path = Path(given.names[0])
-    gone = path.parent.parent.name == "tickets" and not path.exists()  # it is named too
+    gone = path.parent.parent.name == "tickets" and not path.exists()  # an absent ticket
     if path.is_file() or gone:
         _refuse(given, ("effective", "speed"), f"is for tables; {path} is a file")
         from lt_sweeps.interchange.exported_ticket import export_ticket
@@ -147,14 +147,14 @@ def _export(given: Arguments) -> int:
 
 
 def _refuse(given: Arguments, keys: Sequence[str], reason: str) -> None:
-    """Raises: ValueError: one of these keys was given."""
+    """Raises: ValueError: one of these keys was given, for the reason in the message."""
     for key in keys:
         if key in given.keys:
             raise ValueError(f"{given.verb}: {key}={given.keys[key]} {reason}")
 
 
 def _audit(given: Arguments) -> int:
-    """Reads files only, and runs none of their code."""
+    """Check stored results. User-defined code runs only from the modules in `trust`."""
     path = Path(given.names[0])
     from lt_sweeps.interchange.audit_results import audit
 
@@ -164,7 +164,7 @@ def _audit(given: Arguments) -> int:
 
 
 def _prune_store(given: Arguments) -> int:
-    """Removes files only with --yes."""
+    """List the tickets that no sweep needs; with --yes, remove them."""
     from lt_sweeps.execution.prune_store import drop_unneeded
 
     keep, apply = given.keys.get("keep"), "--yes" in given.flags
@@ -174,7 +174,7 @@ def _prune_store(given: Arguments) -> int:
 
 
 def _import(given: Arguments) -> int:
-    """Other people's results, as a sweep of ours."""
+    """Read other people's results as a sweep."""
     from lt_sweeps.interchange.import_results import import_
 
     kind, path = given.names
@@ -200,5 +200,5 @@ VERBS: Mapping[str, Callable[[Arguments], int]] = {
 
 
 def _values(given: Arguments, *aside: str) -> dict[str, Any]:
-    """The values of keys as yaml reads them, without some keys."""
+    """Parse the values of all keys as yaml, except the keys in `aside`."""
     return {k: yaml_value(k, text) for k, text in given.keys.items() if k not in aside}

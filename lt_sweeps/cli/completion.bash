@@ -8,7 +8,7 @@ _lt_sweeps() {
     mapfile -t found < <(COMP_LINE=$line "${command[@]/#\~/$HOME}" -sc query=bash 2>/dev/null)
     word=${COMP_WORDS[COMP_CWORD]}
     for one in "${found[@]}"; do
-        # Bash has split the word at its "=", and keeps what stands before it.
+        # Bash splits the word at "=" and completes only the part after it.
         [[ ${line##*[[:space:]]} == *=* && $COMP_WORDBREAKS == *=* ]] && one=${one#*=}
         [[ $one == *' '* && $word != [\"\']* ]] && printf -v one %q "$one"
         COMPREPLY+=("$one")

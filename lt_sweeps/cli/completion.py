@@ -1,7 +1,7 @@
-"""Tab completion: what a verb can be followed by. Beside this lie the scripts of three shells.
+"""Tab completion of verbs and their arguments. The scripts of three shells are in this folder.
 
-Each script asks `COMMAND -sc query=SHELL`, with the line up to the cursor in COMP_LINE, and reads
-one proposal a line. It answers for `lt-sweeps` and for `python -m lt_sweeps`.
+Each script runs `COMMAND -sc query=SHELL`, with the line up to the cursor in COMP_LINE, and reads
+one completion per line. It completes `lt-sweeps` and `python -m lt_sweeps`.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "device": ("auto", "cpu", "cuda"),
     "profile": ("true", "false", "trace"),
 }
-"""The values of keys of the config that are known without torch; Hydra knows those of groups."""
+"""Values of config keys that are known without torch. Hydra completes the options of groups."""
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str) -> str:
-    """What a shell runs at its start, so that Tab asks us."""
+    """The script that a shell runs at its start to enable completion."""
     return "\n" + Path(__file__).with_name(f"completion.{shell}").read_text("utf-8")
 
 
 def typed(line: str) -> tuple[list[str], str]:
-    """The words behind the command of a line, and the part of a word at its end."""
+    """The complete words of a line after the command, and the incomplete word at its end."""
     line = re.sub(r"^\s*(\S*python\S*\s+-m\s+)?\S+", "", line, count=1)
     for closed in (line, line + '"', line + "'", line.rstrip("\\")):
         try:
             words = shlex.split(closed)
             break
-        except ValueError:  # a quotation that goes on
+        except ValueError:  # an open quotation
             continue
     else:
         words = line.split()
@@ -54,7 +54,7 @@ def typed(line: str) -> tuple[list[str], str]:
 
 
 def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:
-    """What can stand in the place of `last`, behind a verb and the words that were given."""
+    """Yield the completions of `last` after a verb and the words `given`."""
     config_dir, given = _own_options(given)
     keys = dict(word.split("=", 1) for word in given if "=" in word)
     words = _words(verb, keys, config_dir)
@@ -70,19 +70,19 @@ def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:
 
 
 def settings(given: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """`SETTINGS`, with the figures of a person's folder that the words name."""
+    """`SETTINGS`, with the figures of the user's folder that the words name."""
     config_dir, _ = _own_options(given)
     return {**SETTINGS, "report.figures": (*FIGURES, *option_names("figure", config_dir))}
 
 
 def _own_options(given: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The folder of a person's options, if the words name one that is there, and other words."""
+    """The folder of the user's options, if the words name an existing one, and the other words."""
     folder, others = without_config_dir(given)
     return (folder if folder and Path(folder).is_dir() else None), others
 
 
 def with_values(last: str, words: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """`figures=[curves,ov` with each known value in the place of its last one."""
+    """Complete the last value of `figures=[curves,ov` with each known value."""
     key, _, value = last.partition("=")
     part = re.split(r"[\[,]", value)[-1]
     for name in words.get(key, ()):
@@ -93,7 +93,7 @@ def with_values(last: str, words: Mapping[str, Sequence[str]]) -> Iterator[str]:
 def _words(
     verb: str, keys: Mapping[str, str], config_dir: str | None
 ) -> Mapping[str, Sequence[str]]:
-    """The keys of a verb, with those of the launcher, of the tracker or of an imported cell."""
+    """The keys of a verb, including those of the launcher, the tracker or an imported cell."""
     words = dict(VERB_WORDS[verb])
     if verb == "report":
         words |= {"figures": (*FIGURES, *option_names("figure", config_dir))}
@@ -121,7 +121,7 @@ def _keys_of(option: str) -> list[str]:
 def _names(
     verb: str, named: Sequence[str], keys: Mapping[str, str], config_dir: str | None
 ) -> Iterable[str]:
-    """What a verb is about: sweeps, the cells of one, papers, or kinds of results."""
+    """The names that a verb accepts: sweeps, cells of a sweep, papers, or kinds of results."""
     if verb == "import":
         return () if named else tuple(option_names("importer", config_dir))
     if verb == "paper":

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: its status as a table, and the logs of a cell."""
+"""The views of a sweep in a terminal: its status as a table, and the logs of a cell."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _COLOURS: dict[str, str] = dict(
     zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
 )
 _SEEDS = 12  # columns; with more seeds only sums are shown
-_CELLS = 40  # cells that are listed
-_NAMED = 20  # failing units that are listed
+_CELLS = 40  # the most cells that are listed
+_NAMED = 20  # the most failures that are listed
 
 
 def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
-    """Print the status of a sweep; with `watch`, again every so many seconds while it runs."""
+    """Print the status of a sweep; with `watch` (seconds), repeatedly while the sweep runs."""
     found, names = Status.of(sweep), cell_names(sweep)
     if watch is None:
         console.print(_shown(found, names))
@@ -46,10 +46,10 @@ def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = N
 
 
 def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
-    """The logs of a cell: of the packs that train it, and of their jobs.
+    """Yield the logs of a cell: those of the packs that train it, and of their jobs.
 
     Raises:
-        ValueError: there is no such cell.
+        ValueError: the sweep has no such cell.
     """
     number = _cell(sweep, cell)
     wanted = set(sweep.manifest.cells[number].units)
@@ -69,24 +69,24 @@ def read_logs(sweep: SweepFolder, cell: str) -> Iterator[str]:
 
 
 def cell_names(sweep: SweepFolder) -> list[str]:
-    """Each cell as the report names it, with its seed."""
-    from lt_sweeps.analysis.sweep_analysis import line_names  # statistics, which take a second
+    """The name of each cell in the report, with its seed."""
+    from lt_sweeps.analysis.sweep_analysis import line_names  # needs a second: statistics
 
     pairs = zip(line_names(sweep), sweep.manifest.cells, strict=True)
     return [f"{line} seed {cell.seed}" for line, cell in pairs]
 
 
 def _log(path: Path) -> str:
-    """The text of a log, without blank lines at its end; nothing where it cannot be read."""
+    """The text of a log without trailing blank lines; empty if it cannot be read."""
     with suppress(OSError):
         return path.read_text(errors="replace").rstrip()
     return ""
 
 
 def _last_word(path: Path) -> str:
-    """The last line of a job's output that may say why it ended, or nothing.
+    """The last line of a job's output that may say why the job ended, or nothing.
 
-    Slurm's own line comes before those that say which packs are not done.
+    Slurm's own line comes before the lines that list unfinished packs.
     """
     lines = map(str.strip, reversed(_log(path).splitlines()))
     return next((line for line in lines if line and not line.endswith(": not done")), "")
@@ -131,7 +131,7 @@ def _shown(found: Status, names: Sequence[str]) -> Group:
 
 
 def _numbered(names: Sequence[str]) -> Iterator[str]:
-    """The numbers of the cells with their names, a line for each cell."""
+    """List the number and the name of each cell, up to a limit."""
     for number, name in list(enumerate(names))[:_CELLS]:
         yield f"cell {number}: {name}"
     if len(names) > _CELLS:
@@ -158,7 +158,7 @@ def _table(found: Status) -> Table:
 
 
 def _part(found: Status, members: Sequence[UnitName]) -> Text:
-    """How many of these units are done, in the colour of the worst state."""
+    """The number of these units that are done, in the colour of the worst state."""
     states = [found.states[unit] for unit in members]
     worst = max(states, key=STATES.index, default=STATES[0])
     return Text(f"{states.count(STATES[0])}/{len(states)}", _COLOURS[worst])
@@ -174,7 +174,7 @@ def _at_work(found: Status) -> Iterator[Text]:
 
 
 def _waiting(found: Status) -> Iterator[Text]:
-    """Why jobs wait, in Slurm's words: one that asks for too much may wait for ever."""
+    """Slurm's reasons for waiting jobs: a job that requests too much may never start."""
     if found.reasons:
         why = ", ".join(f"{number} for {reason}" for reason, number in found.reasons.items())
         yield Text(f"  jobs that wait in Slurm's queue: {why}", style="dim")
@@ -198,11 +198,11 @@ def _failed(found: Status) -> Iterator[Text]:
 
 
 def _lost(found: Status) -> Iterator[Text]:
-    """The jobs that Slurm has lost, by why they ended: hundreds may wait for one that failed."""
+    """The lost jobs, grouped by their last words: hundreds may depend on one that failed."""
     alike: dict[tuple[bool, str], list[tuple[Batch, int, str]]] = {}
     for batch, task in found.lost():
         said = _last_word(output(found.sweep, batch, task))
-        reason = re.sub(r"\d+", "", said)  # without ids and times
+        reason = re.sub(r"\d+", "", said)  # ignore ids and times
         alike.setdefault((batch.canary, reason), []).append((batch, task, said))
     for (canary, _), jobs in list(alike.items())[:_NAMED]:
         batch, task, said = jobs[0]
