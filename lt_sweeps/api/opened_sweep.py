@@ -84,7 +84,7 @@ class Sweep:
         distinct = rows.drop_duplicates(["stage", "seed"])
         if len(distinct) != 1:
             given = ", ".join(f"{k}={v}" for k, v in selection.items()) or "no selection"
-            columns = _telling(distinct, ["level", "seed", *self._swept, "curve"])
+            columns = _distinguishing(distinct, ["level", "seed", *self._swept, "curve"])
             listed = distinct[columns].head(_LISTED).to_string(index=False)
             raise ValueError(
                 f"ticket: {len(distinct)} match {given}; say which by "
@@ -125,14 +125,14 @@ class Sweep:
             needs are missing.
         """
         folders = [] if config_dir is None else [Path(config_dir)]
-        asked = named_figures([name], folders)[0]
-        wanted = str(asked["name"] if isinstance(asked, Mapping) else asked)
+        requested = named_figures([name], folders)[0]
+        wanted = str(requested["name"] if isinstance(requested, Mapping) else requested)
         known = [*FIGURES, *(n for folder in folders for n in option_names("figure", str(folder)))]
         reasons: list[str] = []
         for analysis in analyses(self._results, report_keys).values():
             own = {f["name"]: f for f in analysis.layout.figures or () if isinstance(f, Mapping)}
-            if isinstance(asked, Mapping):
-                own[wanted] = asked
+            if isinstance(requested, Mapping):
+                own[wanted] = requested
             elif wanted in own and "figures" not in report_keys:
                 check_trusted(own[wanted], where=f"figure: {self.folder}", trust=self.trust)
             known += own
@@ -211,14 +211,14 @@ def _absent(key: str, value: Any, column: pd.Series) -> str:
     return f"ticket: no {key}={value!r}; there are {listed(known[:_LISTED])}{more}{near}"
 
 
-def _telling(rows: pd.DataFrame, columns: list[str]) -> list[str]:
+def _distinguishing(rows: pd.DataFrame, columns: list[str]) -> list[str]:
     """The columns that distinguish rows, without columns that earlier ones determine."""
-    telling, parts = list[str](), 1
+    distinguishing, groups = list[str](), 1
     for column in dict.fromkeys(columns):
-        finer = rows.groupby([*telling, column], dropna=False).ngroups
-        if finer > parts:
-            telling, parts = [*telling, column], finer
-    return telling
+        finer = rows.groupby([*distinguishing, column], dropna=False).ngroups
+        if finer > groups:
+            distinguishing, groups = [*distinguishing, column], finer
+    return distinguishing
 
 
 def _is_value(column: pd.Series, value: Any) -> pd.Series:

@@ -129,9 +129,9 @@ class SavedTicket:
         row = self.record
         metric = row.metric_of("test_metric")
         value = row.measured(metric.name)
-        said = "not measured" if value is None else f"{value:.4f}"
+        shown = "not measured" if value is None else f"{value:.4f}"
         where = f"cell {row.cell}, seed {row.seed}, level {row.level}"
-        return f"SavedTicket({where}: sparsity {row.sparsity:.4f}, {metric.words} {said})"
+        return f"SavedTicket({where}: sparsity {row.sparsity:.4f}, {metric.words} {shown})"
 
     @cached_property
     def _work(self) -> Work:

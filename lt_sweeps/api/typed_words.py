@@ -101,13 +101,13 @@ def _check(where: str, words: tuple[object, ...], keyed: Mapping[str, object]) -
 @contextmanager
 def _started(*words: str) -> Iterator[subprocess.Popen[str]]:
     """Run the command in a separate process, and wait for its end when leaving the context."""
-    kept = {name: value for name, value in os.environ.items() if name not in _COLOURS}
+    environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     paths = os.pathsep.join(filter(None, sys.path))  # so that the process finds the same modules
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # the one it prints in
     process = subprocess.Popen(
         [sys.executable, "-m", "lt_sweeps", *words],
         env={
-            **kept,
+            **environment,
             "PYTHONPATH": paths,
             "PYTHONIOENCODING": encoding,
             "TERM": "dumb",

@@ -117,32 +117,32 @@ REPORT_WORDS: dict[str, Sequence[str]] = {
 }
 
 
-def _any(words: str) -> dict[str, Sequence[str]]:
+def _any_value(words: str) -> dict[str, Sequence[str]]:
     """Keys that accept any value, and flags, which accept none."""
     return dict.fromkeys(words.split(), ())
 
 
 # The keys and flags of each verb, with their known values. The shell completes file names.
 VERB_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "report": _any("root out layout trust --check --config-dir") | REPORT_WORDS,
-    "compare": _any("root out") | {"by": GROUPS} | REPORT_WORDS,
-    "paper": _any("root out") | {"quick": _BOOLEAN},
-    "status": _any("root --watch"),
-    "logs": _any("root"),
-    "resume": _any("root trust"),
-    "cancel": _any("root"),
-    "sync": _any("root tracker trust"),
-    "dashboard": _any("root project entity") | REPORT_WORDS,
+    "report": _any_value("root out layout trust --check --config-dir") | REPORT_WORDS,
+    "compare": _any_value("root out") | {"by": GROUPS} | REPORT_WORDS,
+    "paper": _any_value("root out") | {"quick": _BOOLEAN},
+    "status": _any_value("root --watch"),
+    "logs": _any_value("root"),
+    "resume": _any_value("root trust"),
+    "cancel": _any_value("root"),
+    "sync": _any_value("root tracker trust"),
+    "dashboard": _any_value("root project entity") | REPORT_WORDS,
     "export": {
-        **_any("root out batch n trust --config-dir"),
+        **_any_value("root out batch n trust --config-dir"),
         "form": tuple(option_names("export_form")),
         "at": ("reported", "end"),
         "effective": _BOOLEAN,
         "speed": _BOOLEAN,
     },
-    "audit": _any("root trust out") | {"sample": ("all",), "repeat": ("all",)},
-    "prune-store": _any("root --yes") | {"keep": KEEPS[1:]},
-    "import": _any("root name seed level test_accuracy --config-dir"),
+    "audit": _any_value("root trust out") | {"sample": ("all",), "repeat": ("all",)},
+    "prune-store": _any_value("root --yes") | {"keep": KEEPS[1:]},
+    "import": _any_value("root name seed level test_accuracy --config-dir"),
 }
 _TWO_NAMES = ("compare", "logs", "import")
 _MORE_KEYS = ("resume", "sync", "dashboard", "export", "import")  # checked by what they call
@@ -167,19 +167,19 @@ class Arguments:
     @classmethod
     def of(cls, verb: str, words: Sequence[str]) -> Arguments:
         """Raises: Usage: a flag, a key or the number of names is not what the verb accepts."""
-        config_dir, rest = without_config_dir(words)
-        takes = VERB_WORDS[verb]
-        flags = [word for word in rest if word.startswith("-")]
+        config_dir, verb_arguments = without_config_dir(words)
+        allowed_words = VERB_WORDS[verb]
+        flags = [word for word in verb_arguments if word.startswith("-")]
         flags += [*CONFIG_DIR[:1]] * (config_dir is not None)
-        if wrong := [flag for flag in flags if flag not in takes]:
-            allowed = [*(word for word in takes if word.startswith("-")), "--help"]
+        if wrong := [flag for flag in flags if flag not in allowed_words]:
+            allowed = [*(word for word in allowed_words if word.startswith("-")), "--help"]
             raise Usage(f"{verb}: " + unknown("flag", wrong[0], allowed, what="flags"))
-        pairs = [word.split("=", 1) for word in rest if "=" in word]
+        pairs = [word.split("=", 1) for word in verb_arguments if "=" in word]
         if empty := [key for key, value in pairs if not value]:
             raise Usage(f"{verb}: {empty[0]}: no value given; write {empty[0]}=VALUE")
         arguments = cls(
             verb,
-            [word for word in rest if "=" not in word and word not in flags],
+            [word for word in verb_arguments if "=" not in word and word not in flags],
             {key: value for key, value in pairs if key != "root"},
             flags,
             Path(dict(pairs).get("root", "results")),
@@ -230,11 +230,11 @@ def without_config_dir(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
     Raises: Usage: no folder follows the flag.
     """
-    folder, others, left = None, list[str](), iter(words)
-    for word in left:
+    folder, others, remaining = None, list[str](), iter(words)
+    for word in remaining:
         flag, equals, value = word.partition("=")
         if flag not in CONFIG_DIR:
             others.append(word)
-        elif not (folder := value if equals else next(left, "")):
+        elif not (folder := value if equals else next(remaining, "")):
             raise Usage(f"{flag}: got no value; give the folder that holds your options")
     return folder, others

@@ -35,7 +35,7 @@ from lt_sweeps.storage.atomic_write import passes
 
 _INTERRUPTED = 130
 # Words that people type before overrides by habit. Overrides alone start a sweep.
-_STARTS = ("run", "train", "sweep", "start", "launch", "fit", "multirun", "experiment")
+_NEEDLESS_VERBS = ("run", "train", "sweep", "start", "launch", "fit", "multirun", "experiment")
 PLANNING = "planning the sweep ..."
 # The flags of Hydra, and whether a value follows them.
 _ALONE = "--hydra-help --version --resolve -r --run -m --multirun -sc --shell-completion"
@@ -54,10 +54,10 @@ SHOW = {*HELP, "--hydra-help", "-sc", "--shell-completion", "-c", "--cfg", "-i",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit status, which is 0 only for success."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _answered(lambda: _command(words))
+    return _exit_status(lambda: _command(words))
 
 
-def _answered(run: Callable[[], int]) -> int:
+def _exit_status(run: Callable[[], int]) -> int:
     """Call `run`; turn a user's mistake into one line and an exit status. Bugs show a traceback."""
     try:
         return run()
@@ -96,7 +96,7 @@ def _command(words: list[str]) -> int:
     if verb == "plan":
         return _compose(others, dry_run=True)
     if words and at == 0:
-        if verb in _STARTS:
+        if verb in _NEEDLESS_VERBS:
             raise Usage(f"command: {verb}; a sweep starts without: lt-sweeps {shlex.join(others)}")
         known = ["plan", *VERBS, "--help", "--version"]
         raise Usage(unknown("command", verb, known, what="commands"))
@@ -136,18 +136,18 @@ def _complete(words: list[str]) -> int:
     at = _verb_at(given)
     with suppress(Exception), redirect_stderr(io.StringIO()):
         if at is not None and given[at] in VERBS:
-            found = list(after_verb(given[at], given[:at] + given[at + 1 :], last))
+            completions = list(after_verb(given[at], given[:at] + given[at + 1 :], last))
         elif last.startswith("-"):
-            found = [flag for flag in FLAGS if flag.startswith(last)]
+            completions = [flag for flag in FLAGS if flag.startswith(last)]
         else:
             verbs = () if at is not None else ("plan", *VERBS)
-            found = [verb for verb in verbs if verb.startswith(last)]
-            found += _proposed([word for n, word in enumerate(given) if n != at], last)
-        print("".join(f"{word}\n" for word in dict.fromkeys(found)), end="")
+            completions = [verb for verb in verbs if verb.startswith(last)]
+            completions += _proposals([word for n, word in enumerate(given) if n != at], last)
+        print("".join(f"{word}\n" for word in dict.fromkeys(completions)), end="")
     return 0
 
 
-def _proposed(given: list[str], last: str) -> list[str]:
+def _proposals(given: list[str], last: str) -> list[str]:
     """Hydra's completions of an override; the last value of `key=a,b` is completed like `key=b`."""
     flags, overrides = _split(given)
     key, _, value = last.partition("=")
@@ -158,10 +158,10 @@ def _proposed(given: list[str], last: str) -> list[str]:
         _compose(["-sc", "query=bash", *flags])
     # Hydra does not search the subfolders of a group: experiment=deconstructing/criteria
     nested = [name for name in sorted(options(key.lstrip("+"))) if "/" in name and part in name]
-    found = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
+    completions = [*shown.getvalue().split(), *(f"{key}={name}" for name in nested)]
     if comma:
-        found = [f"{key}={head},{word.partition('=')[2]}" for word in found]
-    return [*with_values(last, settings(given)), *found]
+        completions = [f"{key}={head},{word.partition('=')[2]}" for word in completions]
+    return [*with_values(last, settings(given)), *completions]
 
 
 def _verb_at(words: list[str]) -> int | None:
@@ -230,8 +230,8 @@ def _help(text: str) -> Iterator[str]:
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """Separate flags (with their values) from overrides, as Hydra 1.3 requires."""
-    flags, overrides, rest = [], [], iter(words)
-    for word in rest:
+    flags, overrides, remaining = [], [], iter(words)
+    for word in remaining:
         name, equal, value = word.partition("=")
         if not word.startswith("-"):
             overrides.append(_override(word))
@@ -245,7 +245,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
                 raise Usage(f"{name}: got {value!r}; it takes no value")
             flags.append(name)
         else:
-            given = value if equal else next(rest, "")
+            given = value if equal else next(remaining, "")
             if name in ("-cn", "--config-name") and given.startswith("experiment/"):
                 raise Usage(f"{name}: got {given}; write {given.replace('/', '=', 1)}")
             if not given or given not in _VALUES.get(name, (given,)):
@@ -314,7 +314,7 @@ def _job(config: DictConfig) -> float | None:
     cells, single = by_seed(from_config(config, composed)), composed.mode is not RunMode.MULTIRUN
     # Other launchers start each job separately, and a report may name lines of all jobs.
     launch = local_launcher.launch if single else partial(local_launcher.launch, whole=False)
-    status = _answered(lambda: launch(cells))
+    status = _exit_status(lambda: launch(cells))
     if status and (single or status == _INTERRUPTED):
         sys.exit(status)
     no_result = single or config.dry_run

@@ -128,8 +128,8 @@ def _dashboard(given: Arguments) -> int:
 def _export(given: Arguments) -> int:
     """Export tables, or a ticket for other code in a form that may have its own keys."""
     path = Path(given.names[0])
-    gone = path.parent.parent.name == "tickets" and not path.exists()  # an absent ticket
-    if path.is_file() or gone:
+    is_absent_ticket = path.parent.parent.name == "tickets" and not path.exists()
+    if path.is_file() or is_absent_ticket:
         _refuse(given, ("effective", "speed"), f"is for tables; {path} is a file")
         from lt_sweeps.interchange.exported_ticket import export_ticket
 
@@ -199,6 +199,6 @@ VERBS: Mapping[str, Callable[[Arguments], int]] = {
 }
 
 
-def _values(given: Arguments, *aside: str) -> dict[str, Any]:
-    """Parse the values of all keys as yaml, except the keys in `aside`."""
-    return {k: yaml_value(k, text) for k, text in given.keys.items() if k not in aside}
+def _values(given: Arguments, *excluded: str) -> dict[str, Any]:
+    """Parse the values of all keys as yaml, except the keys in `excluded`."""
+    return {k: yaml_value(k, text) for k, text in given.keys.items() if k not in excluded}

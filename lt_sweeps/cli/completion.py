@@ -49,8 +49,8 @@ def typed(line: str) -> tuple[list[str], str]:
             continue
     else:
         words = line.split()
-    between = not line or (line[-1].isspace() and not line.endswith("\\ ") and closed == line)
-    return (words, "") if between or not words else (words[:-1], words[-1])
+    at_new_word = not line or (line[-1].isspace() and not line.endswith("\\ ") and closed == line)
+    return (words, "") if at_new_word or not words else (words[:-1], words[-1])
 
 
 def after_verb(verb: str, given: Sequence[str], last: str) -> Iterator[str]:

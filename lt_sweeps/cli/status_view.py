@@ -26,9 +26,9 @@ from lt_sweeps.storage.sweep_folder import SweepFolder
 _COLOURS: dict[str, str] = dict(
     zip(STATES, ("green", "cyan", "yellow", "red", "magenta"), strict=True)
 )
-_SEEDS = 12  # columns; with more seeds only sums are shown
-_CELLS = 40  # the most cells that are listed
-_NAMED = 20  # the most failures that are listed
+_MOST_SEEDS = 12  # columns; with more seeds only sums are shown
+_MOST_CELLS = 40  # the most cells that are listed
+_MOST_FAILURES = 20  # the most failures that are listed
 
 
 def show_status(sweep: SweepFolder, console: Console, *, watch: float | None = None) -> int:
@@ -120,7 +120,7 @@ def _shown(found: Status, names: Sequence[str]) -> Group:
             head.append(f", {counts[state]} trainings ", style="").append(state, _COLOURS[state])
     if (left := found.seconds_left()) is not None and counts["running"]:
         head.append(f", about {readable(left)} to go")
-    damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_NAMED]]
+    damaged = [Text(f"damaged: {fault}", "red") for fault in found.faults[:_MOST_FAILURES]]
     diverged = [Text(ALL_DIVERGED, "red")] if found.diverged else []
     units = [unit for cell in found.cells for unit in cell.units]
     gone = [Text(line) for line in [dropped_sentence(found.sweep.root, units)] if line]
@@ -132,17 +132,17 @@ def _shown(found: Status, names: Sequence[str]) -> Group:
 
 def _numbered(names: Sequence[str]) -> Iterator[str]:
     """List the number and the name of each cell, up to a limit."""
-    for number, name in list(enumerate(names))[:_CELLS]:
+    for number, name in list(enumerate(names))[:_MOST_CELLS]:
         yield f"cell {number}: {name}"
-    if len(names) > _CELLS:
+    if len(names) > _MOST_CELLS:
         last = len(names) - 1
-        yield f"cells {_CELLS} to {last}: in the same order; `logs` takes the name too"
+        yield f"cells {_MOST_CELLS} to {last}: in the same order; `logs` takes the name too"
 
 
 def _table(found: Status) -> Table:
     grid, collapsed = found.grid(), found.collapsed()
     seeds = list(dict.fromkeys(seed for _, seed in grid))
-    shown = seeds if len(seeds) <= _SEEDS else []
+    shown = seeds if len(seeds) <= _MOST_SEEDS else []
     table = Table(box=None, padding=(0, 1))
     counts = Counter(found.states.values())
     states = [state for state in STATES if counts[state] or state == STATES[0]]
@@ -150,14 +150,14 @@ def _table(found: Status) -> Table:
     for name in ("level", *(f"s{seed}" for seed in shown), *states, *lost):
         table.add_column(name, justify="right", no_wrap=True)
     for level in sorted({level for level, _ in grid}):
-        row = [_part(found, grid.get((level, seed), [])) for seed in shown]
+        row = [_done_count(found, grid.get((level, seed), [])) for seed in shown]
         here = Counter(found.states[unit] for seed in seeds for unit in grid.get((level, seed), []))
         sums = [Text(str(here[state] or ""), _COLOURS[state]) for state in states]
         table.add_row(str(level), *row, *sums, *(str(collapsed.get(level) or "") for _ in lost))
     return table
 
 
-def _part(found: Status, members: Sequence[UnitName]) -> Text:
+def _done_count(found: Status, members: Sequence[UnitName]) -> Text:
     """The number of these units that are done, in the colour of the worst state."""
     states = [found.states[unit] for unit in members]
     worst = max(states, key=STATES.index, default=STATES[0])
@@ -166,11 +166,11 @@ def _part(found: Status, members: Sequence[UnitName]) -> Text:
 
 def _at_work(found: Status) -> Iterator[Text]:
     stages = found.sweep.manifest.stages
-    for who, about in found.working.items():
+    for worker, about in found.working.items():
         for name, pack in about.packs.items():
             end = stages[pack.units[0][0]].end
             at = f"step {pack.step:,} of {end:,}"
-            yield Text(f"  {name} on {about.host} ({who}): {at}", style="dim")
+            yield Text(f"  {name} on {about.host} ({worker}): {at}", style="dim")
 
 
 def _waiting(found: Status) -> Iterator[Text]:
@@ -182,7 +182,7 @@ def _waiting(found: Status) -> Iterator[Text]:
 
 def _failed(found: Status) -> Iterator[Text]:
     broken = found.broken_cells()
-    for unit, cells in list(broken.items())[:_NAMED]:
+    for unit, cells in list(broken.items())[:_MOST_FAILURES]:
         note, stage = found.failures[unit], found.sweep.manifest.stages[unit[0]]
         which = ", ".join(map(str, cells[:5])) + (", ..." if len(cells) > 5 else "")
         labels = found.cells[cells[0]].labels
@@ -193,8 +193,8 @@ def _failed(found: Status) -> Iterator[Text]:
         last_line = _log(Path(note.log)).rpartition("\n")[2].strip()
         yield Text(f"  {last_line or note.reason}")
         yield Text(f"  {note.log}", style="dim")
-    if len(broken) > _NAMED:
-        yield Text(f"  and {len(broken) - _NAMED} more", style="red")
+    if len(broken) > _MOST_FAILURES:
+        yield Text(f"  and {len(broken) - _MOST_FAILURES} more", style="red")
 
 
 def _lost(found: Status) -> Iterator[Text]:
@@ -204,7 +204,7 @@ def _lost(found: Status) -> Iterator[Text]:
         said = _last_word(output(found.sweep, batch, task))
         reason = re.sub(r"\d+", "", said)  # ignore ids and times
         alike.setdefault((batch.canary, reason), []).append((batch, task, said))
-    for (canary, _), jobs in list(alike.items())[:_NAMED]:
+    for (canary, _), jobs in list(alike.items())[:_MOST_FAILURES]:
         batch, task, said = jobs[0]
         which = f"{'canary' if canary else 'job'} {batch.id}_{task}"
         others = f" and {len(jobs) - 1} more have" if len(jobs) > 1 else " has"
@@ -214,5 +214,5 @@ def _lost(found: Status) -> Iterator[Text]:
             yield Text(f"  {output(found.sweep, batch, task)}", style="dim")
         else:
             yield Text("  nothing was written: a job before it failed, or it was cancelled")
-    if len(alike) > _NAMED:
-        yield Text(f"  and {len(alike) - _NAMED} more", style="magenta")
+    if len(alike) > _MOST_FAILURES:
+        yield Text(f"  and {len(alike) - _MOST_FAILURES} more", style="magenta")

@@ -71,8 +71,8 @@ def _any_values(tensor: Tensor) -> Tensor:
     """A CPU tensor like one on `meta`; integers are 0, because they may be indices."""
     if not tensor.is_meta:
         return tensor
-    made = torch.empty if tensor.is_floating_point() else torch.zeros
-    return made(tensor.shape, dtype=tensor.dtype)
+    allocate = torch.empty if tensor.is_floating_point() else torch.zeros
+    return allocate(tensor.shape, dtype=tensor.dtype)
 
 
 def free_memory(device: str) -> int:
@@ -84,12 +84,12 @@ def free_memory(device: str) -> int:
 def stack_size(stage: Work, *, memory: int) -> int:
     """The number of replicates that fit into half of `memory` (bytes)."""
     dataset = stage.training.task.dataset
-    one = shape(stage.network, dataset.input_dtype)
+    forward = shape(stage.network, dataset.input_dtype)
     # Weights, gradient, two moments, mask, pinned values, best weights, three temporaries, and as
     # much again for a learned mask; the activations of a training batch twice, or of an evaluation
     # batch; the images of all splits as bytes, unless they are too many to copy to a GPU.
-    state = (20 if stage.sparsifier.learns else 10) * 4 * one.parameters
-    batch = 4 * one.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
+    state = (20 if stage.sparsifier.learns else 10) * 4 * forward.parameters
+    batch = 4 * forward.activations * max(2 * stage.training.recipe.batch_size, EVALUATE_BATCH)
     images = 3 * dataset.train_size * math.prod(dataset.input_shape)
     images = 0 if images > memory // 4 else images
     return max(1, min(256, int((memory // 2 - images) // (state + batch))))
@@ -123,8 +123,8 @@ class Speeds:
         if rate is not None:
             return steps * replicates / rate, True
         name = "cpu" if device == "cpu" else "cuda"
-        one = shape(stage.network, stage.training.task.dataset.input_dtype)
-        work = 3 * one.multiply_adds * recipe.batch_size * replicates
+        forward = shape(stage.network, stage.training.task.dataset.input_dtype)
+        work = 3 * forward.multiply_adds * recipe.batch_size * replicates
         return steps * (work / _RATE[name] + _STEP[name]), False
 
     def _rate(self, kind: str, device: str) -> float | None:

@@ -14,7 +14,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.users_mistakes import told_by
 
-_KEPT = Tensor | int | float | None
+_SAVED_TYPES = Tensor | int | float | None
 _SIDE = 3  # the largest side of the tensors that an optimizer is tried on
 _CLIPS = 8  # calls of a clipping on the same gradients; it may behave differently only later
 
@@ -26,12 +26,12 @@ def make_optimizer(
 
     Raises: ValueError: the optimizer cannot be created, or the training loop cannot step it.
     """
-    where, more = f"recipe.optimizer: `{call.target}`", {}
+    where, decay = f"recipe.optimizer: `{call.target}`", {}
     if weight_decay is not None and "weight_decay" in call.names:
-        more = {"weight_decay": weight_decay}
+        decay = {"weight_decay": weight_decay}
     elif weight_decay:
         raise ValueError(f"{where} takes no weight_decay, and a learned mask asks for one")
-    arguments: Mapping[str, Any] = {**call.args, **more, "params": list(parameters), "lr": lr}
+    arguments: Mapping[str, Any] = {**call.args, **decay, "params": list(parameters), "lr": lr}
     try:
         optimizer = call.function(**arguments)
     except Exception as error:  # user-defined, or called with wrong arguments
@@ -65,7 +65,7 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
     lost = [name for name in after if after[name] != before.get(name)]
     for owner, kept in optimizer.state.items():
         known = isinstance(owner, Tensor)
-        lost += [k for k, v in kept.items() if not (known and isinstance(v, _KEPT))]
+        lost += [k for k, v in kept.items() if not (known and isinstance(v, _SAVED_TYPES))]
     if lost:
         raise ValueError(
             f"recipe.optimizer: `{call.target}` keeps `{lost[0]}` where no checkpoint finds it; an "

@@ -53,13 +53,13 @@ def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int)
 
 def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
     """For each pack, the names of the packs that must finish before it."""
-    made_by = {unit: pack.name for pack in packs for unit in pack.units}
+    pack_names = {unit: pack.name for pack in packs for unit in pack.units}
     return {
         pack.name: {
-            made_by[before]
+            pack_names[before]
             for unit in pack.units
             for stage in needs(unit.stage)
-            if (before := Unit(stage, unit.seed)) in made_by
+            if (before := Unit(stage, unit.seed)) in pack_names
         }
         - {pack.name}
         for pack in packs

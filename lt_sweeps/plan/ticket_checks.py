@@ -84,7 +84,7 @@ def header_fault(stage: Work | Init, moment: Moment, facts: TicketFacts) -> str:
     if kept not in (None, left) and moment == "end" and stage.step > _first_step(stage):
         return f"{left} weights where its training keeps {kept}"
     pruning, _ = mask_origin(stage)
-    if pruning is not None and _counts(pruning):
+    if pruning is not None and _states_count(pruning):
         for names, _, most in pruning.runs():
             if (left := sum(facts.layers_remaining[name] for name in names)) > most:
                 return f"{left} weights of {', '.join(names)} where its level keeps {most}"
@@ -150,7 +150,7 @@ def _unlike_parent(
         if any((kept != parent.mask[name]).any() for name, kept in ticket.mask.items()):
             yield "its mask is not the one that it was trained with"
         return
-    for names, least, most in pruning.runs() if _counts(pruning) else ():
+    for names, least, most in pruning.runs() if _states_count(pruning) else ():
         left, before = (sum(int(m[n].sum()) for n in names) for m in (ticket.mask, parent.mask))
         if not min(least, before) <= left <= most:
             count = f"{least}" if least == most else f"{least} to {most}"
@@ -175,12 +175,12 @@ def _parent(stage: Work | Init, seed: Seed, store: Store, seen: str | None) -> T
 @functools.cache
 def mask_origin(stage: Stage) -> tuple[Prune | None, Work | Init | None]:
     """The pruning that made a stage's mask, and the stored ticket that it pruned."""
-    pruning, at = None, stage.mask_within
-    while at is not None:
-        if isinstance(at, Init) or (isinstance(at, Work) and at.stores_ticket):
-            return pruning, at
-        pruning = at if isinstance(at, Prune) else pruning
-        at = at.mask_within
+    pruning, current = None, stage.mask_within
+    while current is not None:
+        if isinstance(current, Init) or (isinstance(current, Work) and current.stores_ticket):
+            return pruning, current
+        pruning = current if isinstance(current, Prune) else pruning
+        current = current.mask_within
     return pruning, None
 
 
@@ -188,14 +188,14 @@ def _first_step(stage: Work | Init) -> int:
     return stage.start.step if isinstance(stage, Work) else stage.step
 
 
-def _counts(pruning: Prune) -> bool:
+def _states_count(pruning: Prune) -> bool:
     """Whether a pruning must keep the number of weights that its target states."""
     names = tuple(name for name, _ in pruning.criterion.evidence)
-    return pruning.target_sparsity is not None and _scores(pruning.criterion.call, names)
+    return pruning.target_sparsity is not None and _scores_weights(pruning.criterion.call, names)
 
 
 @functools.cache
-def _scores(criterion: Call, names: Sequence[str]) -> bool:
+def _scores_weights(criterion: Call, names: Sequence[str]) -> bool:
     """Whether a criterion scores weights; one that returns a mask may keep any number of them.
 
     Only a call shows which of the two it is. If the call with five weights fails, the answer is

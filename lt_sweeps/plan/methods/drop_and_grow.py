@@ -37,7 +37,7 @@ def rigl(
         finetune: the keys of the recipe that a fine-tuning afterwards changes; null for none.
     """
     refuse_ticket(protocol, "rigl", because="it trains no dense network")
-    target, longer = schedule[-1], _stretched(recipe, multiplier)
+    target, stretched = schedule[-1], _stretched(recipe, multiplier)
     if target.scope != "layer":
         raise ValueError(
             "method: rigl needs the number of weights in each layer, which a global schedule does "
@@ -47,14 +47,14 @@ def rigl(
         raise ValueError(
             f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end <= 1"
         )
-    length = longer.recipe.length
+    length = stretched.recipe.length
     sparsifier = RigL(
         fraction=float(fraction),
         begin=int(begin * length),
         end=int(end * length),
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
-    trained = Train(at_init_ticket(init, recipe, target, RANDOM), longer, sparsifier)
+    trained = Train(at_init_ticket(init, recipe, target, RANDOM), stretched, sparsifier)
     result = trained if finetune is None else finetuned(trained, recipe, finetune)
     return Train(init, recipe), result
 

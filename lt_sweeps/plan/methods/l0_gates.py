@@ -52,15 +52,15 @@ def l0(
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; give a number between 0 and 1")
     mean = math.log((1 - droprate) / droprate)
-    drawn = logits_by("normal", mean=mean, std=0.01, grain=grain)
+    initial = logits_by("normal", mean=mean, std=0.01, grain=grain)
     gates = HardConcrete(lmbda, l2, grain, mask_lr)
-    dense, search = Train(init, recipe), Train(Logits(init, drawn), recipe, gates)
+    dense, search = Train(init, recipe), Train(Logits(init, initial), recipe, gates)
     if mask == "none":
         start = Logits(search, logits_by("carried"))
         if finetune is None:
             return dense, Evaluate(start, recipe, gates)
         return dense, Train(start, recipe.changed(finetune, where="method.finetune"), gates)
-    found = SAMPLED if mask == "sample" else HARD
-    cut = Prune(search, Target.open(init.network.layers), found, origin=search)
+    criterion = SAMPLED if mask == "sample" else HARD
+    cut = Prune(search, Target.open(init.network.layers), criterion, origin=search)
     start = LEARNED if mask == "gate" else KEEP
     return dense, finetuned(cut, recipe, finetune, start=start)

@@ -43,14 +43,14 @@ def renda(
     """
     length = recipe.recipe.length
     time = _steps(retrain, recipe)
-    back, low = f"{length - time}it", _constant(recipe, time, finetune_lr)
-    some = time < length  # a training has no momentum at its start
+    rewound, constant = f"{length - time}it", _constant(recipe, time, finetune_lr)
+    nonzero = time < length  # a training has no momentum at its start
     start, retraining = {
-        "finetune": (reset_by("keep", momentum=True), low),
-        "weight_rewind": (reset_by("rewind", to=back, momentum=some), recipe),
-        "lr_rewind": (reset_by("keep", at=back, momentum=True), recipe),
-        "low_lr_rewind": (reset_by("rewind", to=back, restart=True, momentum=some), low),
-        "reinit": (reset_by("redraw", at=back), recipe),
+        "finetune": (reset_by("keep", momentum=True), constant),
+        "weight_rewind": (reset_by("rewind", to=rewound, momentum=nonzero), recipe),
+        "lr_rewind": (reset_by("keep", at=rewound, momentum=True), recipe),
+        "low_lr_rewind": (reset_by("rewind", to=rewound, restart=True, momentum=nonzero), constant),
+        "reinit": (reset_by("redraw", at=rewound), recipe),
     }[mode]
     dense = ticket = Train(init, recipe)
     for target in schedule if iterative else schedule[-1:]:

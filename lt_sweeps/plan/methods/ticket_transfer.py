@@ -78,8 +78,8 @@ def transfer(
     dense = Train(init, recipe)
     early = reset_by("rewind", to=to, restart=restart)
     onto: Stage = init if weights != "target" else Reset(dense, early, ZERO, origin=dense)
-    random, own = mask == "random", weights == "source"
-    bodies = [(_whole(ticket) if random else ticket) if own else None for ticket in tickets]
+    random, from_source = mask == "random", weights == "source"
+    bodies = [(_whole(ticket) if random else ticket) if from_source else None for ticket in tickets]
     pairs = zip(tickets, bodies, strict=True)
     return (dense, *(Train(Transfer(onto, t, body, random), recipe) for t, body in pairs))
 

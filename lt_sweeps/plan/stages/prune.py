@@ -184,9 +184,9 @@ class Prune(Stage):
         if self.task is not None and {*moments} & {*ON_DATA}:
             fields["task"] = self.task.identity()
         if self.criterion.granularity is not None:
-            other = regrouped(self.criterion.granularity, self.network)
+            differs = regrouped(self.criterion.granularity, self.network)
             own = self.criterion.granularity.identity()
-            fields["granularity"] = {**own, **({"version": 2} if other else {})}
+            fields["granularity"] = {**own, **({"version": 2} if differs else {})}
             # Rows of an output layer form no groups; a user-defined function receives the layer.
             fields |= self.network.told_kinds
         return fields
