@@ -97,7 +97,7 @@ def planned_cell(cell: Cell) -> Planned:
 
 def _check_keys(config: Config) -> None:
     if "experiment" in config:  # Hydra puts it there without `# @package _global_`
-        raise ValueError("experiment: begin the yaml of yours with `# @package _global_`")
+        raise ValueError("experiment: begin your yaml with `# @package _global_`")
     for key in config:
         if key not in _KEYS:
             near = nearest(key, _KEYS) or ";"

@@ -68,8 +68,8 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
         lost += [k for k, v in kept.items() if not (known and isinstance(v, _SAVED_TYPES))]
     if lost:
         raise ValueError(
-            f"recipe.optimizer: `{call.target}` keeps `{lost[0]}` where no checkpoint finds it; an "
-            "optimizer keeps tensors and numbers in the state of a parameter, or in its groups"
+            f"recipe.optimizer: `{call.target}` keeps `{lost[0]}` where no checkpoint saves it; "
+            "keep tensors and numbers in the state of a parameter, or in the parameter groups"
         )
 
 
@@ -94,9 +94,9 @@ def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
         first = first or clipped
         if not all(map(_equal, first, clipped)):
             raise ValueError(
-                f"{where} makes other gradients of the same ones when it is called again: it "
-                "counts its calls, remembers earlier gradients or draws random numbers; a resumed "
-                "training would end with other weights, so it is a function of `grads` alone"
+                f"{where} returns other gradients for the same input when it is called again: "
+                "it counts its calls, remembers earlier gradients or draws random numbers, and a "
+                "resumed training would differ; give a function that depends on `grads` alone"
             )
 
 

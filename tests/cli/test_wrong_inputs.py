@@ -52,7 +52,7 @@ WRONG = {
     "experiment=deconstructing/figure_3": "experiment: deconstructing/figure_3; options: ",
     "--config-dir=own experiment=noslash": "experiment/noslash: a group begins with a slash: ",
     "--config-dir=own experiment=nopackage": "experiment/nopackage: begin the file with `# @",
-    "--config-dir=own experiment=nothing": "experiment: begin the yaml of yours with `# @package",
+    "--config-dir=own experiment=nothing": "experiment: begin your yaml with `# @package",
     "--config-dir=own mask_criterion=room": "mask_criterion._target_: mask_criterion/room.yaml: *"
     "`lt_sweeps.sparsity.criteria` is a module; give a function in it",
     "--config-dir=own mask_criterion=star": "mask_criterion._target_: *: `os.path.join` takes ",

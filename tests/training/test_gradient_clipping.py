@@ -126,9 +126,9 @@ def halved(grads: Mapping[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("clip", "says"),
     [
-        (by_its_calls, "makes other gradients of the same ones when it is called again"),
-        (by_the_largest, "makes other gradients of the same ones when it is called again"),
-        (by_chance, "makes other gradients of the same ones when it is called again"),
+        (by_its_calls, "returns other gradients for the same input when it is called again"),
+        (by_the_largest, "returns other gradients for the same input when it is called again"),
+        (by_chance, "returns other gradients for the same input when it is called again"),
         (by_a_name_that_is_not_there, r"\S*test_gradient_clipping.py:\d+: KeyError: 'head.weight'"),
     ],
 )

@@ -94,7 +94,7 @@ def _tickets(search: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[Res
     tickets = [w.start for w in trained if isinstance(w.start, Reset) and w.sparsifier == FIXED]
     if not tickets or len(tickets) < len(trained):
         raise ValueError(
-            f"{where}: `{call.target}` trains no tickets, masks on stored weights; use imp, or "
+            f"{where}: `{call.target}` trains no tickets (masks on stored weights); use imp, or "
             "continuous_sparsification with protocol=ticket"
         )
     return tickets

@@ -228,7 +228,8 @@ class Prune(Stage):
             has = "learns a mask" if learns else "learns no mask"
             raise ValueError(
                 f"{where}: `{self.criterion.call.target}` needs {name}, and the training that is "
-                f"pruned {has}; a learned mask is cut by its logits, any other by the rest"
+                f"pruned {has}; {', '.join(LEARNED)} need a learned mask, {', '.join(ON_DATA)} "
+                "and flow a training without one"
             )
         return self.trained, self.trained.moment(str(time), where=where)
 

@@ -114,7 +114,7 @@ def test_all_transfers_of_a_ticket_share_its_search(cell: Make) -> None:
         ({"source": {"_target_": "nowhere.data"}}, "`nowhere.data` cannot be imported"),
         (
             {"search": {"_target_": "lt_sweeps.plan.methods.dense"}},
-            "method.search: .* trains no tickets, masks on stored weights",
+            "method.search: .* trains no tickets \\(masks on stored weights\\)",
         ),
         ({"search_recipe": {"lenght": "1ep"}}, "method.search_recipe: .*takes no lenght"),
         ({"mask": "none"}, "method.mask: got 'none'; give one of found, random"),
