@@ -164,7 +164,8 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
     notes, stages = sweep.failures(), sweep.manifest.stages
     lines_of = _lines_of(sweep) if failed else {}
     # Units that were not begun are grouped: each of their reasons names a different level or seed.
-    alike = {u: _NOT_BEGUN if why.startswith("not begun") else why for u, why in failed.items()}
+    begun = {unit for unit in failed if sweep.needs(unit).isdisjoint(failed)}
+    alike = {unit: why if unit in begun else _NOT_BEGUN for unit, why in failed.items()}
     lines = []
     for reason, members in group_by(failed, alike.__getitem__).items():
         levels = sorted({stages[key].level for key, _ in members})

@@ -135,7 +135,8 @@ class Status:
 
     def broken_cells(self) -> dict[UnitName, list[int]]:
         """The units that failed, without those that only need a failed unit; with their cells."""
-        own = {unit for unit, note in self.failures.items() if "not begun" not in note.reason}
+        failed = self.failures.keys()
+        own = {unit for unit in failed if self.sweep.needs(unit).isdisjoint(failed)}
         return {
             unit: numbers
             for unit, numbers in cells_by_unit(self.cells).items()

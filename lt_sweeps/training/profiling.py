@@ -51,13 +51,14 @@ class Profile:
         self._turn()
         self._parts[0], self._cuda = "start-up", loop.device.type == "cuda"
         backend = loop.stack._backend
-        # The `chain` backend computes gradients by hand, within `loss`. So the part of its `loss`
-        # outside of `_forward` counts as backward.
+        # The `chain` backend computes gradients by hand, within `loss`. So what its `loss` does
+        # outside of the methods below counts as backward. On a GPU `loss` calls `_inputs` alone,
+        # and its last product and the cross entropy count as backward too.
         by_hand = hasattr(backend, "_forward")
         timed: list[tuple[str, object, tuple[str, ...]]] = [
             ("data", loop.batches, ("index", "take")),
             ("backward" if by_hand else "forward", backend, ("loss",)),
-            ("forward", backend, ("_forward",) if by_hand else ()),
+            ("forward", backend, ("_forward", "_inputs") if by_hand else ()),
             ("masks", loop.masking, ("ready", "at", "compute", "rewire", "step")),
             ("optimizer", loop.masking.optimizer, ("step",)),
             ("evaluation", loop.scorer, ("validate", "results", "measure")),

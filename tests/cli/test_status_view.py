@@ -165,15 +165,18 @@ def test_jobs_that_ended_alike_are_named_together(
 
 
 def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFolder) -> None:
-    (pack, *_) = sweep.packs()
+    pack, *later = sweep.packs()
     log = sweep.log(pack.name)
     log.parent.mkdir()
-    log.write_text("Traceback:\nRuntimeError: no such luck\n")
-    sweep.fail(pack.units[1], "RuntimeError: no such luck", pack.name)
+    log.write_text("Traceback:\nRuntimeError: no such luck; not begun\n")
+    sweep.fail(pack.units[1], "RuntimeError: no such luck; not begun", pack.name)
+    for other in later:
+        sweep.fail(other.units[1], "not begun: it needs level 0 of seed 1", other.name)
     found, text = said(sweep)
     assert found == BROKEN
     assert "failed: cell 1 (model mask_criterion, seed 1) at level 0" in text
-    assert "  RuntimeError: no such luck" in text and str(log) in text
+    assert text.count("failed: ") == 1, "the others are not at fault"
+    assert "  RuntimeError: no such luck; not begun" in text and str(log) in text
 
 
 def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolder) -> None:

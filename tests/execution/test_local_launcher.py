@@ -188,7 +188,7 @@ def crash(final: Tensor) -> Tensor:
 def fail(final: Tensor) -> Tensor:
     if len(final) == TRIED:
         return final
-    raise RuntimeError("no such luck")
+    raise RuntimeError("no such luck; not begun")
 """
 
 
@@ -209,7 +209,8 @@ def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], lis
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("crash", "killed by SIGKILL"), ("fail", "RuntimeError: no such luck")]
+    ("name", "message"),
+    [("crash", "killed by SIGKILL"), ("fail", "RuntimeError: no such luck; not begun")],
 )
 def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     tmp_path: Path,
@@ -237,7 +238,7 @@ def test_a_failing_cell_of_a_stack_ends_alone(
     assert status == 1
     assert "4 stacked" not in err and "halved and tried again" in err
     assert "level 1 of seed 0, 1: RuntimeError: no such luck" in err
-    (line,) = (line for line in err.splitlines() if "not begun" in line)
+    (line,) = (line for line in err.splitlines() if ": not begun, " in line)
     assert line.endswith("level 2 of seed 0, 1: not begun, because what they start from failed")
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     status, out, _ = command_line("status", str(next(root.glob("sweeps/*"))))

@@ -20,6 +20,7 @@ from lt_sweeps.reporting.profile_tables import profile_table
 from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.storage.pack_profile import PARTS, PackProfile, profile_path, read_profiles
 from lt_sweeps.storage.store import Store
+from lt_sweeps.training import own_kernels
 from lt_sweeps.training.profiling import Profile
 from lt_sweeps.training.training_loop import TrainingLoop
 
@@ -75,6 +76,18 @@ def test_a_profile_changes_no_byte_and_its_parts_are_all_of_the_time(
     assert any("mm" in event.get("name", "") for event in events)
     table = profile_table([*read_profiles(tmp_path)])
     assert table is not None and table.row_count == len(PARTS) + 1
+
+
+def test_the_forward_pass_of_the_chain_for_gpus_counts_as_forward(
+    interpreted_kernels: None, cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_kernels, "run_on", lambda weights: True)
+    loop, _ = loop_of(dense(cell()), Store(tmp_path))
+    assert loop.stack.runs_triton
+    profile = Profile()
+    profile.attach(loop)
+    loop.run(1)
+    assert profile.seconds["forward"] > 0 and profile.seconds["backward"] > 0
 
 
 def test_the_parts_add_up_to_what_a_clock_says(
