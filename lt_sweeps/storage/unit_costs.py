@@ -19,7 +19,7 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.verified_files import version
 
-_WAIT = 60.0  # seconds; a line may be lost if another process holds the file for longer
+_WAIT = 60.0  # seconds; if another process holds the file for longer, the lines are not stored
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class _Line:
 def write_costs(folder: Path, seeds: Sequence[object], cost: UnitCost) -> None:
     """Store the cost of each of these units of a stage, unless it is stored already."""
     path = _path(folder)
-    with locked(folder / ".costs.lock", wait=_WAIT):
+    with locked(folder / ".costs.lock", wait=_WAIT) as held:
         new = [seed for seed in map(str, seeds) if read_cost(folder, seed) == UnitCost()]
-        if new:
+        if held and new:
             append_whole(path, json_lines({"seed": seed, "cost": vars(cost)} for seed in new))
 
 

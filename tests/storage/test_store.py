@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lt_sweeps.storage import store as store_module
+from lt_sweeps.storage import unit_costs
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
@@ -197,6 +198,19 @@ def test_what_a_computation_took_is_kept_beside_the_tickets_of_a_stage(store: St
     assert [store.cost("key", seed).seconds for seed in (3, 5, 6)] == [1.5, 1.5, None]
     store.write_costs("key", [6], UnitCost(seconds=3.5))
     assert [store.cost("key", seed).seconds for seed in (3, 5, 6)] == [1.5, 1.5, 3.5]
+
+
+def test_a_cost_is_not_appended_while_another_process_holds_the_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_costs, "_WAIT", 0.0)
+    path = store.path("key", 3).parent / "costs.jsonl"
+    other = held(path.with_name(".costs.lock"))
+    store.write_costs("key", [3], UnitCost(seconds=1.5))
+    assert not path.exists(), "a network file system could mix the lines of two machines"
+    other.release()
+    store.write_costs("key", [3], UnitCost(seconds=1.5))
+    assert store.cost("key", 3).seconds == 1.5
 
 
 def _count(root: Path, times: int) -> None:
