@@ -1,7 +1,8 @@
-"""Data sets and batches: examples as tensors, in splits train, val and test that no seed changes.
+"""Data sets and batches: examples as tensors, in splits train, val and test.
 
-A data set is a function that returns a `Dataset`: its shape and sizes are known at once, its
-content is read by `load`. To add one, write such a function and a yaml in `conf/dataset`.
+The seed of a run does not change the splits. A data set is a function that returns a `Dataset`: its
+shape and sizes are known at once, its content is read by `load`. To add a data set, write such a
+function and a yaml in `conf/dataset`.
 """
 
 from lt_sweeps.data.bundled import digits as digits
@@ -17,4 +18,4 @@ from lt_sweeps.data.downloaded import fashion_mnist as fashion_mnist
 from lt_sweeps.data.downloaded import mnist as mnist
 from lt_sweeps.data.folders import image_folder as image_folder
 
-FAMILY = "datasets"  # the first part of these names in stage keys, for ever
+FAMILY = "datasets"  # the first part of these functions' names in stage keys; must never change

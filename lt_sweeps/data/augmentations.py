@@ -1,8 +1,8 @@
 """Augmentations of training images: random crops and flips.
 
 An augmentation has two steps. `draw_augmentation` draws a few integers per image on the CPU, before
-the epoch; `augment` applies them to a batch on its device. So an image is augmented alike on any
-device and in any pack.
+the epoch; `augment` applies them to a batch on its device. So an image is augmented in the same way
+on any device and in any pack.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _AREA, _ASPECT, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
 def draw_augmentation(name: str, count: int, size: tuple[int, int], draws: Generator) -> Tensor:
-    """How each of `count` images of `size` (rows, columns) is augmented: `[count, n]` integers."""
+    """Draw the augmentation of `count` images of `size` (rows, columns): `[count, n]` integers."""
     if name == "crop_flip":
         corner = [torch.randint(2 * _PADDING + 1, (count, 2), generator=draws)]
     else:
@@ -27,15 +27,15 @@ def draw_augmentation(name: str, count: int, size: tuple[int, int], draws: Gener
 
 
 def augment(name: str, images: Tensor, how: Tensor) -> Tensor:
-    """The images `[N, C, H, W]`, each augmented as its row of `how` `[N, n]` says."""
+    """Augment images `[N, C, H, W]`, each by its row of `how` `[N, n]` from `draw_augmentation`."""
     return (_crop_flip if name == "crop_flip" else _resized_crop_flip)(images, how)
 
 
 def _boxes(count: int, size: tuple[int, int], draws: Generator) -> list[Tensor]:
-    """A box per image, of random area and aspect ratio: corners and sizes, `[count, 2]` each.
+    """Draw one box per image, of random area and aspect ratio: corners and sizes `[count, 2]`.
 
-    Ten are drawn and the first that fits into the image is taken; if none fits, the whole image.
-    As torchvision's RandomResizedCrop.
+    Ten boxes are drawn, and the first that fits into the image is used; if none fits, the whole
+    image. This follows torchvision's RandomResizedCrop.
     """
     whole = torch.tensor(size)
     area, aspect = torch.rand(2, _TRIES, count, generator=draws)
@@ -53,7 +53,7 @@ def _boxes(count: int, size: tuple[int, int], draws: Generator) -> list[Tensor]:
 
 
 def _crop_flip(images: Tensor, how: Tensor) -> Tensor:
-    """A crop of the image's own size after zero padding, mirrored where `flip` is 1."""
+    """Pad each image with zeros, crop it to its own size, and mirror it if `flip` is 1."""
     (top, left, flip), (height, width) = how.unbind(1), images.shape[2:]
     padded = pad(images, (_PADDING,) * 4)
     rows = top[:, None] + torch.arange(height, device=top.device)
@@ -65,11 +65,11 @@ def _crop_flip(images: Tensor, how: Tensor) -> Tensor:
 
 
 def _resized_crop_flip(images: Tensor, how: Tensor) -> Tensor:
-    """A box of the image, resized bilinearly to the image's size, mirrored where `flip` is 1."""
+    """Resize a box of each image bilinearly to the image's size, and mirror it if `flip` is 1."""
     (top, left, tall, wide, flip), (height, width) = how.unbind(1), images.shape[2:]
     rows, columns = _centres(top, tall, height), _centres(left, wide, width)
     columns = torch.where(flip[:, None] == 1, columns.flip(1), columns)
-    # `grid_sample` has -1 at the left and upper edge of an image, and 1 at the right and lower.
+    # For `grid_sample`, -1 is the left or upper edge of an image, and 1 the right or lower edge.
     x, y = (2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1
     grid = torch.stack(
         [x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1
@@ -78,10 +78,10 @@ def _resized_crop_flip(images: Tensor, how: Tensor) -> Tensor:
 
 
 def _centres(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where to sample the image for `size` pixels of a box: `[N, size]` positions in pixels.
+    """The positions at which a box is sampled to get `size` pixels: `[N, size]`, in image pixels.
 
-    The box has `length` pixels from `first` on, both `[N]`.
+    The box has `length` pixels and begins at pixel `first`, both `[N]`.
     """
     at = (torch.arange(size, device=first.device) + 0.5) * (length[:, None] / size) - 0.5
-    # Positions stop at the outermost pixels of the box, so that no pixel outside it is read.
+    # Positions are clamped to the box's outermost pixels, so that no pixel outside the box is read.
     return first[:, None] + at.clamp(min=0).minimum(length[:, None] - 1)

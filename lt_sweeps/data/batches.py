@@ -1,10 +1,10 @@
-"""Batches of a data set, each replicate's drawn from its own seed.
+"""Batches of a data set; each replicate's batches are drawn from its own seed.
 
-There is no loader: the inputs lie on the device and a batch is an index into them. Inputs that do
+There is no loader: the inputs are on the device, and a batch is an index into them. Inputs that do
 not fit on the device stay in main memory or in their file; threads copy the next batches from there
-while a step runs. Order and augmentation of an epoch are pure functions of (seed, index, epoch),
-drawn on the CPU, so a batch is the same on any device, in any pack, and after any resume. The index
-is `Work.batch_index`.
+while a step runs. The order and the augmentation of an epoch are pure functions of (seed, index,
+epoch), where index is `Work.batch_index`. They are drawn on the CPU, so a batch is the same on any
+device, in any pack, and after any resume.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from lt_sweeps.data.kept_images import place_once
 from lt_sweeps.data.prefetch import Prefetch
 
 EVALUATE_BATCH = 500
-_OF_FREE = 16  # the part of a GPU's free memory that scaled inputs may take
+_OF_FREE = 16  # scaled inputs may take at most 1/16 of a GPU's free memory
 
 
 class _Scaled(Split):
-    """A split whose inputs are on the scale of training already."""
+    """A split whose inputs are already scaled and normalised for training."""
 
 
 class Batches:
-    """Training batches `[R, B, ...]` and evaluation batches `[B, ...]`, images or other inputs."""
+    """The training batches `[R, B, ...]` and evaluation batches `[B, ...]` of one pack."""
 
     def __init__(
         self,
@@ -68,33 +68,35 @@ class Batches:
 
     @property
     def targets(self) -> list[Tensor]:
-        """The targets of each split, those of the training set first."""
+        """The targets of the splits train, val and test, in this order."""
         return [self._splits[name].targets for name in ("train", "val", "test")]
 
     def outside(self, split: str) -> bool:
-        """Whether the images of a split stay outside of the device."""
+        """Whether a split's images stay outside the device, in main memory or in their file."""
         inputs, rows = self._splits[split].inputs, self._splits[split].rows
         return rows is not None or inputs.device.type != self._device.type
 
     def index(self, step: int) -> Tensor:
-        """The images that the replicates train on at `step`, and how each is augmented.
+        """The numbers of the images that each replicate trains on at `step`: `[R, B]`.
 
-        `[R, B]` image numbers, or `[R, B, 1 + n]` with the n integers that the augmentation drew.
+        With augmentation, `[R, B, 1 + n]`: each image's number, then the n integers drawn for its
+        augmentation.
         """
         return self._part(step)[1]
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """What `take` needs for a step: its index, and its images where they lie outside.
+        """The arguments of `take` for a step: its index, and its images if they are stored outside.
 
-        All that a step needs of the host: a captured graph reads it from tensors of its own.
+        A step needs nothing else from the host, so a captured graph can read both from tensors of
+        its own.
         """
         index = self.index(step)
         return (index, self._coming.take(step)) if self.outside("train") else (index,)
 
     def take(self, index: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The inputs `[R, B, ...]` and targets `[R, B, ...]` of an `index`.
+        """Return the inputs `[R, B, ...]` and targets `[R, B, ...]` of an `index`.
 
-        `images` `[R * B, ...]` are those of the index, as they lie outside of the device.
+        `images` `[R * B, ...]` are the images of the index, if they are stored outside the device.
         """
         shape, split = index.shape[:2], self._splits["train"]
         if not self.augments:
@@ -111,7 +113,7 @@ class Batches:
         return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of a split, in order: inputs and targets, `[B, ...]`."""
+        """Yield a whole split in order, in batches of inputs and targets `[B, ...]`."""
         place = self._splits[split]
         parts = torch.arange(len(place.targets), device=place.inputs.device).split(EVALUATE_BATCH)
         labels = place.targets.split(EVALUATE_BATCH)
@@ -127,26 +129,26 @@ class Batches:
             coming.close()
 
     def close(self) -> None:
-        """End the threads that fetch training batches; what is taken later starts them again."""
+        """End the threads that fetch training batches; a later `batch` starts them again."""
         self._coming.close()
 
     def _prefetch(self, split: str, rows: Callable[[int], Tensor], end: int) -> Prefetch:
         return Prefetch(self._splits[split], rows, end, pinned=self._device.type == "cuda")
 
     def _images(self, step: int) -> Tensor:
-        """The numbers of a step's images, on the host."""
+        """The numbers of a step's images, on the host: `[R * B]`."""
         index = self._part(step)[0][self._rows]
         return (index[..., 0] if self.augments else index).flatten()
 
     def _part(self, step: int) -> tuple[Tensor, Tensor]:
-        """The index of a step: of each order on the host, of each replicate on the device."""
+        """A step's index: for each distinct order on the host, for each replicate on the device."""
         epoch, position = divmod(step, self._recipe.steps_per_epoch)
         if epoch not in self._epochs:
-            # The last epoch stays: while it ends, the first batches of the next are fetched.
+            # Keep the previous epoch: while it ends, the next epoch's first batches are fetched.
             self._epochs = {e: self._epochs[e] for e in (epoch - 1,) if e in self._epochs}
             orders = torch.stack([self._draw(epoch, *key) for key in self._keys])
-            # The device waits for what is sent: 5 orders of MNIST are 2 MB, and their rows for 45
-            # replicates 20 MB, which it copies by itself.
+            # The device waits for this transfer, so each order is sent once (5 orders of MNIST are
+            # 2 MB) and repeated for the replicates on the device (20 MB for 45 replicates).
             there = orders.to(self._device).index_select(0, self._rows_there)
             self._epochs[epoch] = orders, there
         first = position * self._recipe.batch_size
@@ -168,7 +170,7 @@ class Batches:
         return torch.cat([images[:, None], how], 1)
 
     def _fetch(self, split: Split, image: Tensor) -> Tensor:
-        """Images by their numbers, on the device."""
+        """Read images by their numbers and send them to the device."""
         return self._sent(split.take(image.to(split.inputs.device)))
 
     def _sent(self, images: Tensor) -> Tensor:
@@ -183,10 +185,11 @@ class Batches:
 def _checked(
     dataset: Dataset, name: str, split: Split, device: torch.device, *, scales: bool
 ) -> Split:
-    """A split on the device. It is checked here, because a check reads all of it.
+    """Check a split and place it on the device.
 
-    With `scales` its inputs are put on the scale of training, if they are then a small part of the
-    free memory: a GPU takes a batch of them in one kernel.
+    The check is done here, so that it happens once per device: it reads the whole split. With
+    `scales`, the inputs are also normalised for training if they then take a small part of the free
+    memory, so that a GPU needs only one kernel to take a batch.
     """
     check_split(dataset, name, split)
     placed = _placed(split, device)
@@ -200,7 +203,7 @@ def _checked(
 
 
 def _placed(split: Split, device: torch.device) -> Split:
-    """A split on the device; one that needs over a quarter of the free memory stays outside it."""
+    """Place a split on the device; inputs that need over a quarter of its free memory stay out."""
     targets = split.targets.to(device)
     fits = split.rows is None
     if fits and device.type == "cuda":
@@ -209,7 +212,7 @@ def _placed(split: Split, device: torch.device) -> Split:
 
 
 def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` training inputs of a seed's first epoch, not augmented, with targets."""
+    """The first `count` training inputs of a seed's first epoch, unaugmented, and their targets."""
     order = torch.randperm(dataset.train_size, generator=generator(seed.role("order"), "order", 0))
     split = dataset.load()["train"]
     inputs = _normalised(split.take(order[:count]), dataset, *dataset.scaling)
@@ -219,9 +222,9 @@ def first_images(dataset: Dataset, seed: Seed, count: int) -> tuple[Tensor, Tens
 def _normalised(
     images: Tensor, dataset: Dataset, mean: Tensor, std: Tensor, *, copy: bool = False
 ) -> Tensor:
-    """Inputs on the scale of training; floats change in place, unless there is a `copy`.
+    """Normalise inputs for training; float inputs change in place, unless `copy` is set.
 
-    Inputs that a data set leaves in a type of their own, such as tokens, keep their values.
+    Inputs that are not float32, such as tokens, keep their values.
     """
     images = images.to(dataset.input_dtype, copy=copy)
     if dataset.input_dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""Data sets without a download: one that ships with scikit-learn, and one drawn at random."""
+"""Image data sets without a download: one ships with scikit-learn, one is drawn at random."""
 
 import gzip
 import hashlib
@@ -39,9 +39,10 @@ def synthetic(
     noise: float = 1.0,
     seed: int = 0,
 ) -> Dataset:
-    """Gaussian class prototypes plus `noise` times a unit normal, in equally frequent classes.
+    """Images of random Gaussian class prototypes plus `noise` times a unit normal.
 
-    Each split has its own stream of draws: a longer train split leaves the other two unchanged.
+    All classes are equally frequent. Each split has its own stream of draws, so a longer train
+    split leaves the other two unchanged.
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"synthetic: shape={list(shape)}; it takes [channels, height, width]")
@@ -60,11 +61,11 @@ def synthetic(
 
 
 def nothing() -> None:
-    """There is nothing to prepare."""
+    """Do nothing: the `prepare` of a data set that needs no preparation."""
 
 
 def _load_digits(validation: int, test: int) -> dict[str, Split]:
-    # Importing scikit-learn for its file would take a second.
+    # Reads the file directly, because importing scikit-learn would take a second.
     table = read_table(sklearn_folder() / "data" / "digits.csv.gz", delimiter=",")
     images, labels = table[:, :-1], table[:, -1]
     content = images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
@@ -77,20 +78,20 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
 
 
 def check_content(name: str, content: bytes, sha256: str) -> None:
-    """Raises: ValueError: the numbers of a data set are not those that results stand on."""
+    """Raises: ValueError: the content of a data set has changed, so results would not compare."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{name}: scikit-learn's copy is damaged, or other than it was; {CURE}")
 
 
 def sklearn_folder() -> Path:
-    """Where scikit-learn keeps its data sets."""
+    """The folder of scikit-learn's data sets, which may not exist."""
     package = importlib.util.find_spec("sklearn")
     folders = (package and package.submodule_search_locations) or [""]
     return Path(folders[0], "datasets")
 
 
 def read_table(path: Path, delimiter: str | None = None) -> np.ndarray:
-    """The numbers of a packed file of scikit-learn's."""
+    """Read the numbers in a gzipped file of scikit-learn."""
     try:
         with gzip.open(path) as file:
             return np.loadtxt(file, delimiter=delimiter)
@@ -107,7 +108,8 @@ def _draw_synthetic(
     for stream, (name, size) in enumerate(sizes.items(), start=1):
         labels = np.arange(size) % classes
         draws = np.random.RandomState([seed, stream]).standard_normal((size, *shape))
-        # Centred at gray 128 with 32 to a standard deviation, a byte holds four of them each way.
+        # Centred at gray 128, with 32 gray values per standard deviation: a byte then holds four
+        # standard deviations in each direction.
         pixels = np.clip(128 + 32 * (prototypes[labels] + noise * draws), 0, 255)
         images = torch.from_numpy(pixels.round().astype(np.uint8))
         splits[name] = Split(images, torch.from_numpy(labels.astype(np.int64)))

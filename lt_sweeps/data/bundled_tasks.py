@@ -1,4 +1,4 @@
-"""Data sets without a download for other tasks than classes: a table of numbers, and a text."""
+"""Data sets without a download for tasks other than image classes: a table, and a text."""
 
 import hashlib
 from functools import partial
@@ -16,7 +16,7 @@ _BYTES = 256
 
 
 def diabetes(*, validation: int = 66, test: int = 88) -> Dataset:
-    """442 patients, bundled with scikit-learn: ten measurements, and how the disease went on.
+    """442 patients, bundled with scikit-learn: ten measurements, and the progress of the disease.
 
     Measurements and targets are in standard deviations from the mean of the training split.
     """
@@ -35,12 +35,13 @@ def diabetes(*, validation: int = 66, test: int = 88) -> Dataset:
 def text(
     *, path: str | None = None, length: int = 64, validation: float = 0.1, test: float = 0.1
 ) -> Dataset:
-    """The bytes of a text in windows of `length`, and as targets the same moved on by one.
+    """The bytes of a text in windows of `length`; the target of each byte is the next byte.
 
     Args:
-        path: a text file; null takes the descriptions of data sets that ship with scikit-learn,
-            37,000 bytes of English. A result knows the text by its content.
-        validation: the part of the text that is held out before the test part, which is its end.
+        path: a text file. With null, the text is the descriptions of data sets that ship with
+            scikit-learn, 37,000 bytes of English. Path and content are both part of the stage keys.
+        validation: the fraction of the text held out for validation, just before the test part.
+        test: the fraction held out for testing, at the end of the text.
     """
     content = _bytes_of(Path(path)) if path is not None else _descriptions()
     count = (len(content) - 1) // max(1, length)

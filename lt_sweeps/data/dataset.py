@@ -1,4 +1,4 @@
-"""`Dataset` and `Split`: a data set before and after it is read."""
+"""`Dataset` describes a data set before it is read; a `Split` holds tensors that were read."""
 
 import hashlib
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt_sweeps.config.spelling import listed
 
-PIXELS = 255.0  # the scale of a data set that says none
+PIXELS = 255.0  # the scale of a data set that does not give one
 _SPLITS = ("train", "val", "test")
 
 
@@ -19,9 +19,9 @@ _SPLITS = ("train", "val", "test")
 class Split:
     """Inputs [N, ...] and their targets [N, ...], of any shape and type.
 
-    Images [N, C, H, W] are uint8 or float32, and class numbers [N] are int64. Where `rows` [N] are
-    given, `inputs` is the whole data set in its file, too large to be copied, and `rows` says which
-    of them belong to the split.
+    Images [N, C, H, W] are uint8 or float32, and class numbers [N] are int64. If `rows` [N] are
+    given, `inputs` is the whole data set in its file, too large to be copied, and `rows` are the
+    numbers of the inputs that belong to the split.
     """
 
     inputs: Tensor
@@ -29,7 +29,7 @@ class Split:
     rows: Tensor | None = None
 
     def take(self, index: Tensor) -> Tensor:
-        """Inputs by their numbers within the split, which lie where the inputs do."""
+        """Return inputs by their numbers in the split; `index` is on the device of the inputs."""
         # Six times as fast on a CPU as `inputs[index]` (batches of 60 of MNIST, n = 7).
         return self.inputs.index_select(0, index if self.rows is None else self.rows[index])
 
@@ -38,18 +38,19 @@ class Split:
 class Dataset:
     """A data set: what is known before it is read, and how to read it.
 
-    `prepare` downloads or decodes on first use, and raises FileNotFoundError naming what is
-    missing and where to put it. `load`, called after it, returns the splits train, val and test.
-    `input_shape` is that of one example, and `classes` how many there are. A data set without
-    classes has None there, and says in `outputs` how many numbers a network returns for it.
+    `prepare` downloads or decodes the data on first use, and raises a FileNotFoundError that names
+    the missing files and the place for them. `load`, called after it, returns the splits train, val
+    and test. `input_shape` is the shape of one example, and `classes` the number of classes. A data
+    set without classes sets `classes` to None, and `outputs` to the number of values that a network
+    must return for one example.
 
-    Inputs become float32, and `inputs / scale` lies in [0, 1]. Where `mean` and `std` are given,
-    training subtracts the one and divides by the other, per channel. With another `input_dtype`,
-    such as int64 for the numbers of tokens, networks get the inputs as they are.
+    Inputs are converted to float32 and divided by `scale`, which brings pixels into [0, 1]. If
+    `mean` and `std` are given, training then subtracts `mean` and divides by `std`, per channel.
+    With another `input_dtype`, such as int64 for token numbers, networks get the inputs unchanged.
 
-    The content is part of every result's identity. What a user's function returns is loaded and
-    hashed when a plan is made, unless it gives a `fingerprint` of its own: a text that changes with
-    the content, for data that take long to load.
+    The content of the data is part of every stage key. So a user-defined data set is loaded and
+    hashed when a plan is made, unless it sets `fingerprint`: a text that changes with the content,
+    for data that take long to load.
     """
 
     input_shape: tuple[int, ...]
@@ -63,7 +64,7 @@ class Dataset:
     fingerprint: str = ""
     outputs: int = 0
     input_dtype: torch.dtype = torch.float32
-    lacks: Callable[[], str] = str  # what `prepare` has to fetch and whether it can; "": nothing
+    lacks: Callable[[], str] = str  # says what `prepare` must fetch, and if it can; "": nothing
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))  # a list has no hash
@@ -86,16 +87,16 @@ class Dataset:
 
     @property
     def scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and std, which fit an example: `[C, 1, ...]`; empty where there are none."""
+        """Mean and std, shaped to fit an example: `[C, 1, ...]`; empty if none are given."""
         size = (len(self.mean), *[1] * (len(self.input_shape) - 1))
         return torch.tensor(self.mean).view(size), torch.tensor(self.std).view(size)
 
 
 def content_hash(dataset: Dataset) -> str:
-    """Of all that a training can see of a data set: what it says beforehand, and its tensors.
+    """Hash everything in a data set that a training can see: its description and its tensors.
 
     Raises:
-        ValueError: it does not load as splits of tensors.
+        ValueError: `load` does not return splits of tensors.
     """
     dataset.prepare()
     splits = dataset.load()
@@ -105,7 +106,7 @@ def content_hash(dataset: Dataset) -> str:
     said = (dataset.input_shape, dataset.classes, dataset.train_size, dataset.scale)
     also = (*_unusual(dataset.outputs, dataset.classes), *_unusual(dataset.input_dtype))
     content = hashlib.sha256(repr([said, dataset.mean, dataset.std, *also]).encode())
-    whole: dict[int, str] = {}  # where splits are rows of one large file, it is read once
+    whole: dict[int, str] = {}  # splits may be rows of one large file, which is then hashed once
     for name in _SPLITS:
         split = splits[name]
         tensors = (split.inputs, split.targets) if isinstance(split, Split) else (split,)
@@ -123,16 +124,16 @@ def content_hash(dataset: Dataset) -> str:
 
 
 _DARK = 16.0
-"""No data set of pixels from 0 to 255 is darker than this everywhere; standardised inputs, and
-binary images, are."""
+"""Pixels from 0 to 255 exceed this value somewhere in any data set. Standardised inputs and binary
+images stay below it."""
 
 
 def check_split(dataset: Dataset, name: str, split: Split) -> None:
-    """Refuse a split that is not what its data set says.
+    """Refuse a split that does not fit the description of its data set.
 
     Raises:
-        ValueError: inputs have another shape or type, or are not as many as the targets or as
-            `train_size` says.
+        ValueError: the inputs have another shape or type, or their number differs from the number
+            of targets or from `train_size`.
     """
     inputs, targets, shape = split.inputs, split.targets, tuple(dataset.input_shape)
     where = f"dataset: {name} inputs"
@@ -153,7 +154,7 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
 
 
 def _check_numbers(dataset: Dataset, split: Split, where: str) -> None:
-    """Refuse inputs that would not be the numbers that they are meant to be."""
+    """Refuse inputs whose type or range shows that training would see wrong numbers."""
     inputs, kind = split.inputs, dataset.input_dtype
     if inputs.is_complex() and not kind.is_complex:
         raise ValueError(f"{where} are {inputs.dtype}; give real numbers")
@@ -167,25 +168,25 @@ def _check_numbers(dataset: Dataset, split: Split, where: str) -> None:
             "input_dtype=torch.int64, for other numbers float32 inputs"
         )
     pixels = dataset.scale == PIXELS and kind == torch.float32
-    # Of images there may be gigabytes: one that is bright tells that they are images, and what
-    # stays in its file is not read for this.
+    # There may be gigabytes of images, so their range is not computed: bright bytes among the first
+    # 100 show that they are images. Inputs that stay in their file are not read for this check.
     images = inputs.dtype == torch.uint8 and bool((inputs[:100] >= _DARK).any())
     if split.rows is None and not images and (pixels or inputs.is_floating_point()):
         _check_range(inputs, where, dataset.std if pixels else None)
 
 
 def _check_range(inputs: Tensor, where: str, std: Sequence[float] | None) -> None:
-    """Refuse inputs that are no numbers, and those that the scale of pixels would squash.
+    """Refuse NaN and infinite inputs, and inputs that the scale of pixels would squash.
 
-    `std` is what pixels in [0, 1] are divided by; None for inputs that are no pixels.
+    `std` divides pixels in [0, 1]; None if the inputs are not pixels.
     """
     lowest, highest = _range(inputs)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError(
             f"{where} hold NaN or infinite numbers; fill them in, or leave these examples out"
         )
-    # A scale that was left out divides by 255, which makes other numbers nearly constant.
-    # Images that were resized with a bicubic filter go a little beyond the range of pixels.
+    # Without a `scale`, inputs are divided by 255, which makes numbers other than pixels nearly
+    # constant. Images resized with a bicubic filter go a little beyond the range of pixels.
     beyond = lowest < -PIXELS / 4 or highest > PIXELS * 5 / 4
     if std is not None and (beyond or 0 < max(-lowest, highest) / min(std, default=1) < _DARK):
         raise ValueError(
@@ -197,12 +198,12 @@ def _check_range(inputs: Tensor, where: str, std: Sequence[float] | None) -> Non
 
 
 def _unusual(value: object, usual: object = torch.float32) -> tuple[str, ...]:
-    """What an option that came later adds to a hash: nothing where it is as it was before."""
+    """The part of a hash for a field added later: empty at its default, so that old hashes stay."""
     return () if value == usual else (str(value),)
 
 
 def _range(tensor: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value, without a copy of all; NaN where one is NaN."""
+    """The lowest and the highest value, computed without a copy; NaN if a value is NaN."""
     if tensor.is_floating_point():
         lowest, highest = tensor.aminmax()
         return float(lowest), float(highest)
@@ -219,10 +220,10 @@ def _hash(tensor: Tensor) -> str:
 
 
 def held_out_rows(count: int, validation: int, test: int) -> dict[str, np.ndarray]:
-    """The rows of each split of a small table.
+    """Draw the rows of each split of a small table.
 
-    Those of the test split come first in the order that is drawn, so that they do not depend on the
-    size of the validation split.
+    The test split takes the first rows of the drawn order, so it does not depend on the size of the
+    validation split.
     """
     order = np.random.RandomState(0).permutation(count)
     held = test + validation
@@ -242,6 +243,6 @@ def check_size(name: str, size: int, most: int) -> None:
 
 
 def check_seed(name: str, seed: int) -> None:
-    """Raises: ValueError: numpy's generator cannot begin from it."""
+    """Raises: ValueError: numpy's generator cannot be seeded with this number."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"{name}: seed={seed}; it takes 0 to {2**32 - 1}")

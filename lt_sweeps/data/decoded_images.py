@@ -1,4 +1,4 @@
-"""Images that are decoded once, into one numpy file with a checksum beside it."""
+"""Images that are decoded once, into one numpy file with a checksum file next to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lt_sweeps.storage.atomic_write import write_whole
 class DecodedImages:
     """The images of a folder, `[N, channels, size, size]` bytes, in the order of `files`.
 
-    `fingerprint` is that of the files' content, and part of the name of `cache`.
+    `fingerprint` is the hash of the files' content, and part of the name of the numpy file `cache`.
     """
 
     root: Path
@@ -36,10 +36,12 @@ class DecodedImages:
     size: int
 
     def decode(self) -> None:
-        """Decode every image into one file, which appears when it is complete, in one process.
+        """Decode every image into the file `cache`, unless that was done before.
+
+        Only one process decodes, and `cache` appears only when it is complete.
 
         Raises:
-            ValueError: a file is no image, or was changed since its folder was listed.
+            ValueError: a file is not an image, or has changed since its folder was listed.
         """
         if self._intact():
             return
@@ -47,8 +49,8 @@ class DecodedImages:
         with FileLock(f"{self.cache}.lock"):
             if self._intact():
                 return
-            # It has its name only when it is complete. It is written and not mapped into memory,
-            # because a full disk then is an error and not a signal.
+            # The file is written, not mapped into memory, because a full disk then raises an error;
+            # with a mapped file the process would get a signal.
             part = self.cache.with_suffix(".part")
             try:
                 with part.open("wb") as file:
@@ -59,10 +61,10 @@ class DecodedImages:
                 part.unlink(missing_ok=True)
 
     def array(self) -> np.ndarray:
-        """The images, mapped from their file.
+        """Map the decoded images from their file.
 
         Raises:
-            ValueError: they are not there, or not what was written.
+            ValueError: the file is missing, or differs from what was written.
         """
         if not self._intact():
             raise ValueError(
@@ -97,10 +99,10 @@ class DecodedImages:
             yield _pixels(self.root / file, blob, self.channels, self.size).tobytes()
 
     def _intact(self) -> bool:
-        """Whether the file is what was written.
+        """Whether the file is still what was written.
 
-        What fits into memory is read again and compared with its checksum. Of what does not, only
-        size and time are compared while they are the same, because to read it takes minutes.
+        A file that fits into memory is read again and compared with its checksum. Reading a larger
+        one takes minutes, so it is read only if its size or time has changed.
         """
         noted, file = self._checksum_file, self.cache
         try:
@@ -115,7 +117,7 @@ class DecodedImages:
                 return False
         except (OSError, ValueError):
             return False
-        if not unchanged:  # a copy, with another time
+        if not unchanged:  # the file was copied and has another time, but the same content
             with suppress(OSError):
                 self._note(checksum, status)
         return True
@@ -130,12 +132,12 @@ class DecodedImages:
 
 
 def fits_in_memory(size: int) -> bool:
-    """Whether as many bytes take at most a quarter of the free memory."""
+    """Whether `size` bytes take at most a quarter of the free memory."""
     return size <= psutil.virtual_memory().available // 4
 
 
 def _pixels(path: Path, blob: bytes, channels: int, size: int) -> np.ndarray:
-    # Imported here, because it is slow to import and nothing else needs it.
+    # Imported here, because importing it is slow and nothing else needs it.
     from PIL import Image, ImageOps
 
     try:
@@ -148,7 +150,7 @@ def _pixels(path: Path, blob: bytes, channels: int, size: int) -> np.ndarray:
             square = ImageOps.fit(colours, (size, size), Image.Resampling.BILINEAR)
     except MemoryError:
         raise
-    except Exception as error:  # of any kind: SyntaxError, struct.error, DecompressionBombError
+    except Exception as error:  # Pillow raises any: SyntaxError, struct.error, zlib.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise unreadable(path, reason) from None
     return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)

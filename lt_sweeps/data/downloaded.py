@@ -23,8 +23,9 @@ from lt_sweeps.storage.atomic_write import passes
 
 _log = logging.getLogger(__name__)
 
-# Published checksums (md5) of what torchvision unpacks; its own list has those of the archives. The
-# files of both data sets have equal names and sizes, so that only these tell them apart.
+# Published checksums (md5) of the files that torchvision unpacks; torchvision itself lists only the
+# checksums of the archives. The files of both data sets have equal names and sizes, so only these
+# checksums tell them apart.
 _IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _IDX_MD5 = {
     "MNIST": (
@@ -40,25 +41,25 @@ _IDX_MD5 = {
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }
-# The shape of an image, classes, images to train and validate on.
+# The shape of an image, the number of classes, the number of images to train and validate on.
 _IDX, _CIFAR10, _CIFAR100 = (
     ((1, 28, 28), 10, 60_000),
     ((3, 32, 32), 10, 50_000),
     ((3, 32, 32), 100, 50_000),
 )
-# A download that receives nothing for this long has failed.
+# A download that receives no data for this long has failed.
 _PATIENCE_SECONDS = 10.0
 
 
 @omitted_at(data_dir=ANY)
 def mnist(*, data_dir: str = "data", validation: int = 5000) -> Dataset:
-    """MNIST: 60,000 and 10,000 handwritten digits of 28x28 pixels."""
+    """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28x28 pixels."""
     return _downloaded("mnist", "MNIST", _IDX, data_dir, validation)
 
 
 @omitted_at(data_dir=ANY)
 def fashion_mnist(*, data_dir: str = "data", validation: int = 5000) -> Dataset:
-    """Fashion-MNIST: 60,000 and 10,000 pictures of clothes of 28x28 pixels."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28x28 pixels."""
     return _downloaded("fashion_mnist", "FashionMNIST", _IDX, data_dir, validation)
 
 
@@ -70,10 +71,10 @@ def cifar10(
     stratified: bool = False,
     normalize: bool = False,
 ) -> Dataset:
-    """CIFAR-10: 50,000 and 10,000 colour pictures of 32x32 pixels in ten classes.
+    """CIFAR-10: 50,000 training and 10,000 test images in colour, 32x32 pixels, ten classes.
 
-    arXiv 1905.01067 draws the validation images from all of them and does not normalize; arXiv
-    1912.04427 draws equally many from each class (`stratified`) and normalizes.
+    arXiv 1905.01067 draws the validation images from all classes together and does not normalize;
+    arXiv 1912.04427 draws equally many from each class (`stratified`) and normalizes.
     """
     statistics = ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)) if normalize else ((), ())
     return _downloaded("cifar10", "CIFAR10", _CIFAR10, data_dir, validation, stratified, statistics)
@@ -87,7 +88,7 @@ def cifar100(
     stratified: bool = False,
     normalize: bool = False,
 ) -> Dataset:
-    """CIFAR-100: 50,000 and 10,000 colour pictures of 32x32 pixels in a hundred classes."""
+    """CIFAR-100: 50,000 training and 10,000 test images in colour, 32x32 pixels, 100 classes."""
     statistics = ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)) if normalize else ((), ())
     return _downloaded(
         "cifar100", "CIFAR100", _CIFAR100, data_dir, validation, stratified, statistics
@@ -103,7 +104,7 @@ def _downloaded(
     stratified: bool = False,
     statistics: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
 ) -> Dataset:
-    """The data set that torchvision calls `kind`: shape of an image, classes and images `form`."""
+    """The data set that torchvision calls `kind`; `form` is its image shape, classes and images."""
     shape, classes, images = form
     check_size(f"{name}: validation", validation, images - 1)
     if stratified and validation % classes:
@@ -125,12 +126,12 @@ def _downloaded(
 
 
 def _held_out(count: int, labels: np.ndarray) -> np.ndarray:
-    """Validation indices as arXiv 1905.01067 draws them, the same for every seed."""
+    """Draw `count` validation indices as in arXiv 1905.01067, the same for every seed of a run."""
     return np.random.RandomState(0).choice(len(labels), count, replace=False)
 
 
 def _held_out_per_class(count: int, labels: np.ndarray) -> np.ndarray:
-    """Validation indices, as many of one class as of any other."""
+    """Draw `count` validation indices, equally many from each class."""
     rng = np.random.RandomState(0)
     members = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     per_class = count // len(members)
@@ -139,14 +140,14 @@ def _held_out_per_class(count: int, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a data set below `data_dir`; torchvision calls it `kind`, and we `name`."""
+    """The files of a data set below `data_dir`; torchvision calls it `kind`, our yaml `name`."""
 
     name: str
     kind: str
     data_dir: str
 
     def download(self) -> None:
-        """Download what is missing; other processes wait for the one that downloads."""
+        """Download missing files; one process downloads, and the others wait for it."""
         with suppress(FileNotFoundError, ValueError):
             return self._check()
         reason = "the download left them incomplete; delete them and try again"
@@ -158,13 +159,13 @@ class _Files:
                     with _short_and_silent():
                         self._source(self.data_dir, download=True)
         except (RuntimeError, OSError, http.client.HTTPException) as error:
-            if passes(error):  # the disk is full: that is waited for
+            if passes(error):  # the disk is full: the caller waits for space
                 raise
             reason = f"the download failed ({' '.join(str(error).split()) or type(error).__name__})"
         return self._check(reason)
 
     def lacks(self) -> str:
-        """That files have to be downloaded, and whether there is a place for them."""
+        """Say that files are missing, and whether `data_dir` is writable; "" if all files exist."""
         if self._are_there():
             return ""
         lacking = f"{self.name} is not in data_dir={self.data_dir}"
@@ -175,7 +176,7 @@ class _Files:
         return f"{lacking}; it is downloaded before anything runs"
 
     def load(self, held_out: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
-        """The splits; `held_out` draws the numbers of the validation images from the labels."""
+        """Read the splits; `held_out` draws the validation images' indices from the labels."""
         self._check()
         if self.kind in _IDX_MD5:
             rest, test = self._read_idx()
@@ -188,9 +189,9 @@ class _Files:
         return {"train": train, "val": val, "test": test}
 
     def _read_idx(self) -> Iterator[Split]:
-        """The images to train on and those to test on, from files that have been checked.
+        """Yield the training images and the test images, from files that have been checked.
 
-        torchvision reads them too, after an import that takes longer than a short training.
+        torchvision could read them too, but importing it takes longer than a short training.
         """
         files = iter(self._published())
         for images, labels in zip(files, files, strict=True):
@@ -201,13 +202,13 @@ class _Files:
 
     @property
     def _source(self) -> Any:
-        # Imported here, because it takes a second and planning a sweep does not need it.
+        # Imported here, because the import takes a second and planning a sweep does not need it.
         from torchvision import datasets
 
         return getattr(datasets, self.kind)
 
     def _published(self) -> dict[Path, str]:
-        """The files, with their published checksums."""
+        """The paths of the data set's files, each with its published checksum."""
         if self.kind in _IDX_MD5:
             folder = Path(self.data_dir, self.kind, "raw")
             names = [folder / f"{name}-ubyte" for name in _IDX_FILES]
@@ -221,11 +222,11 @@ class _Files:
         return all(path.is_file() for path in self._published())
 
     def _check(self, reason: str = "nothing was downloaded") -> None:
-        """Make sure that every file is there, and is the published one.
+        """Check that every file exists and is the published one.
 
         Raises:
-            FileNotFoundError: files are missing, for a `reason`.
-            ValueError: a file has other content.
+            FileNotFoundError: files are missing; the message ends with `reason`.
+            ValueError: a file differs from the published one.
         """
         files = self._published()
         if missing := [path for path in files if not path.is_file()]:
@@ -264,7 +265,7 @@ def _md5(path: Path) -> str:
 
 @contextmanager
 def _short_and_silent() -> Iterator[None]:
-    """Set a timeout for the network, and keep the progress bars of torchvision out of logs."""
+    """Set a network timeout, and keep torchvision's progress bars out of the logs."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_SECONDS)
     try:

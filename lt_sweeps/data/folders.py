@@ -1,4 +1,4 @@
-"""`image_folder`: a data set of your own, from a folder with one folder of images per class."""
+"""`image_folder`: your own data set, a folder that holds one folder of images per class."""
 
 import functools
 from collections.abc import Sequence
@@ -35,15 +35,15 @@ def image_folder(
 ) -> Dataset:
     """Images in one folder per class, each cropped centrally to a square of `size` pixels.
 
-    If `path` has a folder `train`, it and the folders `test` and `val` beside it are the splits;
-    `val` without a `test` is the test set, as ImageNet is usually laid out, unless `test` says how
-    many to draw. A split without a folder is drawn by `seed` from the other images. `test` and
-    `validation` say how many it takes, or which fraction of them where below 1; by default a fifth
-    for test and a tenth for validation. The images are decoded once, into one file under
-    `data_dir`, which may be larger than memory.
+    If `path` has a folder `train`, then `train`, `test` and `val` are the splits. A `val` without a
+    `test` is the test set, because ImageNet is usually laid out like that, unless the argument
+    `test` is given. A split without a folder is drawn with `seed` from the other images. The
+    arguments `test` and `validation` are its number of images, or its fraction of these images if
+    below 1; by default a fifth for test and a tenth for validation. The images are decoded once,
+    into one file under `data_dir`, which may be larger than memory.
 
-    The fingerprint is of the content of all files. They are read for it once, and again when the
-    size or a time of one has changed, which is told from a file under `data_dir`.
+    The fingerprint is a hash of the content of all files. It is noted under `data_dir`, and the
+    files are read again only if the size or a time of one of them has changed.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.
@@ -80,7 +80,10 @@ def image_folder(
 
 @dataclass(frozen=True)
 class _Tree:
-    """The images of a folder in sorted order, their classes, and the subfolder each lies in."""
+    """The images of a folder in sorted order, with their classes and their splits ("parts").
+
+    `parts` holds `train`, `val` or `test` for each image, or "" without a folder `train`.
+    """
 
     root: Path
     files: tuple[str, ...]
@@ -91,15 +94,15 @@ class _Tree:
 
 
 def _scan(root: Path, known: Path) -> _Tree:
-    """The images below a folder, listed again only when one of its folders has changed."""
+    """List the images below a folder; they are listed again only if one of its folders changed."""
     top = _folders(root)
     folders = [root, *(root / name for name in top)]
-    if "train" in top:  # else these are class folders, whose times already are in `folders`
+    if "train" in top:  # otherwise `top` are the class folders, which are in `folders` already
         folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
     return _scanned(root, known, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
 
-# Cached, because every cell of a sweep needs it, and a million files take seconds to list.
+# Cached, because every cell of a sweep needs it, and listing a million files takes seconds.
 @functools.lru_cache(maxsize=8)
 def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
     top = _folders(root)
@@ -141,7 +144,7 @@ def _folders(path: Path) -> list[str]:
 
 
 def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str]]:
-    """The images of one part of the tree, each with its path in the tree, its label, the part."""
+    """List the images of one part of the tree: each one's path below `root`, label and part."""
     images = []
     if strangers := set(_folders(root / part)) - set(names):
         raise ValueError(
@@ -166,7 +169,7 @@ def _is_image(path: Path) -> bool:
 def _assign(
     tree: _Tree, parts: np.ndarray, test: float | None, validation: float | None, seed: int
 ) -> _Rows:
-    """The row numbers of each split; a split without a folder is drawn from the other images."""
+    """Return the row numbers of each split; draw a split without a folder from other images."""
     rest = np.flatnonzero(~np.isin(parts, ("val", "test")))
     rest = np.random.RandomState(seed).permutation(rest)
     pool = len(rest)
@@ -198,7 +201,7 @@ def _count(name: str, size: float, pool: int, *, room: int) -> int:
 
 
 def _load(decoded: DecodedImages, classes: np.ndarray, splits: _Rows) -> dict[str, Split]:
-    """The splits: in memory if they take at most a quarter of what is free, else in their file."""
+    """Load the splits into memory if a quarter of the free memory suffices, otherwise map them."""
     stored = decoded.array()
     images, labels = torch.from_numpy(stored), torch.from_numpy(classes)
     rows = {part: torch.from_numpy(index) for part, index in splits.items()}

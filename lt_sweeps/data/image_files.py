@@ -1,4 +1,4 @@
-"""The files of an image folder: listing them, and one fingerprint of all their content."""
+"""The files of an image folder: a listing, and one fingerprint of the content of all files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lt_sweeps.storage.atomic_write import passes, write_whole
 
 _log = logging.getLogger(__name__)
 
-_CLOCK_SECONDS = 2.0  # the coarsest clock of a file system
+_CLOCK_SECONDS = 2.0  # file systems record times to within 2 seconds or better
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder.
+    """Yield all files below a folder.
 
     Raises:
-        ValueError: a folder in it cannot be read, or is a link, which may lead in a circle.
+        ValueError: a folder below it cannot be read, or is a link, which might lead in a circle.
     """
 
     def refuse(error: OSError) -> None:
@@ -36,10 +36,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
-    """A hash of the content of all files, which are read anew only when one of them has changed.
+    """Hash the content of all files, which are read again only if one of them has changed.
 
-    The folder `known` remembers what was read, by the sizes and times of the files. The time of the
-    last change (ctime) is one of them, because no program can set it back.
+    A note in the folder `known` keeps the fingerprint under the sizes and times of the files. The
+    times include the last change of the inode (ctime), because no program can set it back.
 
     Raises:
         ValueError: a file cannot be read.
@@ -58,9 +58,10 @@ def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
     for file in files:
         content.add(file, content_of(root / file))
     fingerprint, newest = content.hexdigest(), max(max(state[1:]) for state in states) / 1e9
-    # A file that is written twice within the resolution of the clock keeps its time.
+    # A file that is written again within one tick of the clock keeps its time, so a change would go
+    # unnoticed. The fingerprint of files as new as that is not noted.
     if time.time() - newest > _CLOCK_SECONDS:
-        with suppress(OSError):  # nothing is lost but time
+        with suppress(OSError):  # without the note, the files are only read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
             write_whole(note, f"{fingerprint} {_note_check(listing, fingerprint)}".encode())
     return fingerprint
@@ -71,7 +72,7 @@ def _note_check(listing: str, fingerprint: str) -> str:
 
 
 class Content:
-    """A hash of many files, by name and content, given one after another."""
+    """A hash of the names and contents of many files, which are added one after another."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -84,7 +85,7 @@ class Content:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """Size and times of a file."""
+    """The size, mtime and ctime of a file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -102,7 +103,7 @@ def content_of(path: Path) -> bytes:
 
 
 def unreadable(path: str | Path, reason: object) -> Exception:
-    """What to raise for a file that cannot be read; an error that passes stays as it is."""
+    """Return the error to raise for an unreadable file; temporary errors are returned unchanged."""
     if isinstance(reason, OSError) and passes(reason):
         return reason
     text = reason.strerror if isinstance(reason, OSError) else reason

@@ -1,9 +1,9 @@
-"""`ImageTransforms`: augmentations of torchvision's v2 or of a user's, image by image.
+"""`ImageTransforms`: augmentations from torchvision's v2 or user-defined ones, image by image.
 
-A transform draws from torch's global generators, once for what it is given. So each image is
-given alone, on its device, and the generators start anew for each from a number of its own, which
-is drawn from (seed, epoch, image). Neither the rest of a batch, nor the pack, nor a resume changes
-a draw.
+A transform draws from torch's global generators, once per call. So it is called with a single
+image, on that image's device, and the generators are seeded again before each image, with a number
+that is drawn from (seed, epoch, image). So the draws for an image do not depend on the rest of its
+batch, on the pack or on a resume.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.users_mistakes import told_by
 
-_TRIES = 16  # of a transform that leaves half of all images alone
-SEEDS = 2**32  # the numbers that numpy's generator starts from
+_TRIES = 16  # a transform may leave half of all images unchanged, so `check` draws several times
+SEEDS = 2**32  # numpy's generator accepts seeds below this
 
 
 class ImageTransforms:
-    """What the calls do to an image `[C, H, W]` on the scale from 0 to 1, one after another.
+    """Applies transforms, one after another, to single images `[C, H, W]` on the scale from 0 to 1.
 
-    A class is made once, and called with the image; a function gets it as `image`.
+    If a call names a class, it is instantiated once and the instance is called with the image; a
+    function gets the image as its argument `image`.
     """
 
     def __init__(self, calls: Sequence[Call]) -> None:
@@ -38,11 +39,11 @@ class ImageTransforms:
                 continue
             try:
                 self._transforms.append(call())
-            except Exception as error:  # it is the user's, or was given what it does not take
+            except Exception as error:  # user code failed, or the class rejects its arguments
                 raise ValueError(f"recipe.augment: `{call.target}`: {told_by(error)}") from None
 
     def __call__(self, images: Tensor, numbers: Sequence[int], scale: float) -> Tensor:
-        """Images `[N, C, H, W]` of a data set's scale, each changed by the draws of its number."""
+        """Transform images `[N, C, H, W]` with values up to `scale`, each seeded by its number."""
         changed = []
         for image, number in zip(images.float() / scale, numbers, strict=True):
             with global_draws(number):
@@ -52,8 +53,11 @@ class ImageTransforms:
         return torch.stack(changed) * scale
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises: ValueError: a transform fails on an image of this shape, changes its shape or its
-        scale, or does not do the same again.
+        """Try each transform on an image of this shape.
+
+        Raises:
+            ValueError: a transform fails, changes the image's shape or scale, normalises, or gives
+                another result with the same seed.
         """
         given = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         for call, transform in zip(self._calls, self._transforms, strict=True):
@@ -73,7 +77,7 @@ class ImageTransforms:
                     f"recipe.augment: `{call.target}` makes {made} of an image of {list(shape)}; "
                     "its shape must stay"
                 )
-            if not image.is_floating_point():  # bytes go to 255, and evaluations see 0 to 1
+            if not image.is_floating_point():  # bytes range to 255, but evaluations use 0 to 1
                 raise ValueError(
                     f"recipe.augment: `{call.target}` makes {image.dtype} of a float32 image on "
                     "the scale from 0 to 1; it must stay on that scale"

@@ -1,4 +1,4 @@
-"""The images that this process has read, kept for the next pack that trains on them."""
+"""A cache of the data sets that this process has read, for later packs that train on them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import torch
 
 from lt_sweeps.data.dataset import Split
 
-_MOST = 2  # data sets in memory: a transfer trains on two
+_MOST = 2  # at most this many data sets stay in memory: a transfer trains on two
 _read: dict[str, dict[str, Split]] = {}
-# By the id of a split, by device and form. The split is kept too, as Python uses an id again.
+# Keys are the split's id, the device and the form. The split is kept as well, because Python may
+# reuse its id after it is deleted.
 _placed: dict[tuple[int, str, str], tuple[Split, Split]] = {}
 
 
 def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Split]:
-    """The splits of a data set; equal names must mean equal content."""
+    """Return the splits of a data set, read on the first call; equal names mean equal content."""
     if name not in _read:
-        while len(_read) >= _MOST:  # before the next one takes memory
+        while len(_read) >= _MOST:  # done first, so that three data sets are never in memory
             del _read[next(iter(_read))]
             _placed.clear()
         _read[name] = read()
@@ -27,9 +28,9 @@ def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Spli
 def place_once(
     split: Split, device: torch.device, form: str, place: Callable[[Split, torch.device], Split]
 ) -> Split:
-    """The split on a device, where `place` puts it; kept as long as its data set is.
+    """Return a split on a device; `place` puts it there, once as long as its data set is kept.
 
-    `form` names what `place` makes of its inputs.
+    `form` names how `place` changes the inputs: equal forms mean equal results.
     """
     key = id(split), str(device), form
     if key in _placed:

@@ -1,4 +1,4 @@
-"""`Prefetch`: batches of images that do not fit on the device, fetched while it computes."""
+"""`Prefetch`: fetch batches of images that do not fit on the device while the device computes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from lt_sweeps.data.dataset import Split
 
 _THREADS = 2
-_AHEAD = 4  # batches that are fetched or ready, each of them a copy in main memory
+_AHEAD = 4  # batches that are being fetched or are ready; each takes main memory
 
 
 class Prefetch:
-    """Numbered batches of a split, which are asked for in order; threads fetch the next ones.
+    """Numbered batches of a split, which are taken in order while threads fetch the next ones.
 
-    The threads only copy images: `rows` is called in the thread that asks, so the images of a batch
-    do not depend on the threads. A jump to another number (a resumed training, a rehearsal) only
-    costs the batches that were fetched in vain.
+    The threads only copy images: `rows` is called in the thread that calls `take`, so the images of
+    a batch do not depend on the threads. A jump to another number (a resumed training, a rehearsal)
+    only wastes the batches that were already fetched.
 
     Args:
-        rows: the numbers of a batch's images within the split.
-        end: there is no batch of this number or above.
-        pinned: whether batches lie in pinned memory, from which a GPU copies by itself.
+        rows: returns the numbers of a batch's images within the split.
+        end: the number of batches.
+        pinned: whether to put batches into pinned memory, from which a GPU copies asynchronously.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Prefetch:
         self._coming: dict[int, Future[Tensor]] = {}
 
     def take(self, number: int) -> Tensor:
-        """The images of a batch.
+        """Return the images of a batch, and start fetching the next ones.
 
         Raises:
-            Exception: what a thread has raised when it fetched this batch.
+            Exception: the error that the thread raised while it fetched this batch.
         """
         self._threads = self._threads or ThreadPoolExecutor(_THREADS, "prefetch")
         numbers = range(number, max(number + 1, min(number + _AHEAD, self._end)))
@@ -49,7 +49,7 @@ class Prefetch:
         return self._coming.pop(number).result()
 
     def close(self) -> None:
-        """End the threads; another `take` starts new ones."""
+        """End the threads; a later `take` starts new ones."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
             self._threads = None
@@ -57,5 +57,5 @@ class Prefetch:
 
     def _fetch(self, rows: Tensor) -> Tensor:
         images = self._split.take(rows)
-        # Torch frees the pinned memory of a batch only when the copies from it have ended.
+        # Torch frees a batch's pinned memory only after the copies from it have ended.
         return images.pin_memory() if self._pinned else images

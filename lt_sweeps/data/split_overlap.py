@@ -11,18 +11,19 @@ import numpy as np
 
 from lt_sweeps.data.dataset import Split
 
-# Published data sets hold a few pictures twice, and a small set of few gray values may by chance.
-# More than this part of a split is a mistake: a split that was taken from another one. A table of
-# few distinct rows repeats them within a split as often as between two, give or take the deviation
-# of a count of `size` draws.
+# Published data sets hold a few images twice, and a small data set with few gray values may do so
+# by chance. If two splits share more than this fraction, one was taken from the other by mistake. A
+# table with few distinct rows repeats them within a split as often as between two splits, up to the
+# standard deviation of a count of `size` draws.
 _BY_CHANCE = 0.02
 _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
 class Shared(NamedTuple):
-    """How many examples of `split` are examples of `other` too, whatever their targets.
+    """The number of examples of `split` whose inputs are also in `other`; targets do not count.
 
-    `repeated` is the part of `other` that it holds more than once itself.
+    `size` is the number of examples of `split`, and `repeated` the fraction of examples of `other`
+    that occur more than once in `other`.
     """
 
     split: str
@@ -42,10 +43,10 @@ class Shared(NamedTuple):
 
 
 def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
-    """The pairs of splits that share examples.
+    """Yield the pairs of splits that share examples.
 
-    Images that do not fit into memory, and so stay in their file, are told apart by their place in
-    it: to compare their content, the whole file would have to be read.
+    Images that do not fit into memory stay in their file and are identified by their row in it:
+    comparing their content would mean reading the whole file.
     """
     known = {name: _contents(split) for name, split in splits.items()}
     for split, other in _PAIRS:
@@ -57,7 +58,7 @@ def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
 
 
 def _contents(split: Split) -> Sequence[int]:
-    """A number for each example: equal for equal bytes."""
+    """A hash for each example, equal for equal bytes; row numbers for images in their file."""
     if split.rows is not None:
         return split.rows.tolist()
     flat = np.ascontiguousarray(split.inputs.numpy()).reshape(len(split.inputs), -1)

@@ -30,9 +30,9 @@ def called_with(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Te
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Run attention without the kernels that lack a rule for `vmap` or a second derivative.
+    """Run attention without fused kernels, some of which lack `vmap` or a second derivative.
 
-    The fused kernels of a GPU have no rule for their backward pass.
+    For example, `vmap` has no rule for the backward pass of a GPU's fused attention.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -23,7 +23,11 @@ from lt_sweeps.storage.store import Store
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a multirun, with the units and snapshots that they need together."""
+    """All cells of a multirun, with the units and snapshots that they need together.
+
+    `asked` is the number of trainings if each cell ran alone, sharing nothing. `moments` has, by a
+    training's key, the moments at which the training must save a snapshot.
+    """
 
     cells: tuple[Planned, ...]
     asked: int

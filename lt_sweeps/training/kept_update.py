@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lt_sweeps.training.optimizers import Optimizer
 
-_BLOCK = 512  # four elements per thread, so it loads four mask bytes at once, just as four floats
+_BLOCK = 512  # four elements per thread: one load reads four mask bytes, another four floats
 
 
 def update_kept(

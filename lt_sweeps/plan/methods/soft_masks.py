@@ -96,7 +96,7 @@ def exact_continuous_sparsification(
     origin: Literal["search", "dense"] = "search",
     finetune: Changes | None = "same",
 ) -> tuple[Work, ...]:
-    """As `continuous_sparsification`, but keep the schedule's number of weights, by largest s.
+    """Run `continuous_sparsification`, but keep the schedule's number of weights, by largest s.
 
     One search serves all sparsities. The results are the dense network, then one network per level
     of the schedule. With anneal=constant and final_beta=1 the mask stays soft to the end, as in the

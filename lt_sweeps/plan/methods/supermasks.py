@@ -85,7 +85,7 @@ def learned_supermask_from(
     rounding: bool = False,
     mask_lr: float = 1.0,
 ) -> Train:
-    """As `learned_supermask`, but start from a criterion's mask at the schedule's last level.
+    """Run `learned_supermask` from a criterion's mask at the schedule's last level.
 
     Args:
         dense: the keys of the recipe that the dense run to be pruned changes.

@@ -1,8 +1,9 @@
-"""Stages: frozen values that say what to do, and to the tickets of which other stages.
+"""Stages: frozen values that say what to compute, and from which other stages' tickets.
 
 A stage's `key` is the hash of its kind, its version, its fields and its inputs' keys. Two stages
-with the same key compute the same thing. Seeds, device, stack size and paths are not part of the
-key: tickets are stored by key and seed, and the others change only the speed.
+with the same key compute the same thing. The seed is not part of the key, because tickets are
+stored by key and seed. Device, stack size and paths are not part of it either, because they change
+only the speed.
 """
 
 from lt_sweeps.plan.stages.prune import EXAMPLES as EXAMPLES

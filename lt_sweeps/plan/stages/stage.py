@@ -71,12 +71,12 @@ class Stage:
 
     @cached_property
     def level(self) -> int:
-        """How many times the network has been pruned to get here."""
+        """The number of prunings up to this stage; 0 is the dense network."""
         return self.inputs[0].level if self.inputs else 0
 
     @cached_property
     def depth(self) -> int:
-        """How many pieces of work must be done one after another, up to this stage."""
+        """The number of trainings that must run one after another to compute this stage."""
         return max((stage.depth for stage in self.inputs), default=0)
 
     @property
@@ -106,7 +106,7 @@ class Stage:
 
     @property
     def resolution(self) -> int | None:
-        """How many weights pruning by groups may miss the target by; None: single weights."""
+        """The number of weights by which group pruning may miss its target; None: no groups."""
         return self.inputs[0].resolution if self.inputs else None
 
     @property

@@ -112,7 +112,7 @@ class Work(Stage):
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The values that stacked units share, in addition to their network and their step."""
+        """Values that must be equal for units to be stacked, besides their network and step."""
         kind = digest(self.sparsifier.identity()) if self.sparsifier != FIXED else ""
         statistics = str(self.statistics_batches)
         return (type(self).__name__, str(self.depth), self.training.key, kind, statistics)
@@ -247,7 +247,7 @@ class Search(Evaluate):
 
 @cache
 def trainings(*lasts: Work) -> tuple[Work, ...]:
-    """All work up to `lasts`, each once and after the work that it starts from."""
+    """Return all `Work` stages up to `lasts`, each once, and after the stage it starts from."""
     work = (stage for last in lasts for stage in ancestors(last) if isinstance(stage, Work))
     return tuple({stage.key: stage for stage in work}.values())
 

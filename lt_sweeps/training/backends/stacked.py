@@ -19,7 +19,7 @@ from lt_sweeps.training.backends.folding import Folding, InBatch, InChannels
 from lt_sweeps.training.backends.folding_trial import try_folding
 from lt_sweeps.training.backends.stack_views import ImageLayout, StackViews, convolves
 
-# Not on a CPU: folded convolutions are slow there anyway, and the layout would change known bytes.
+# Not on a CPU: folded convolutions are slow there anyway, and the layout would round differently.
 _LAID_OUT = ("cuda",)
 
 
