@@ -17,33 +17,33 @@ from lt_sweeps.storage.sweep_folder import sweep_path
 USAGE = {
     "plan": """\
 usage: lt-sweeps plan [OVERRIDES]
-Shows what a sweep would run, and runs nothing: cells, trainings that they share, files and time.
-The same OVERRIDES without `plan` run it; `lt-sweeps --help` lists them.
+Shows what a sweep would run, and runs nothing: cells, shared trainings, files and time.
+The same OVERRIDES without `plan` run the sweep; `lt-sweeps --help` lists them.
 example: lt-sweeps plan mask_criterion=large_final,random 'seed=range(5)'""",
     "report": """\
 usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
 Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
-a KEY of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
+KEY: one of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
 --check writes nothing; it fails if the data behind a figure has changed
-figures of your own: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
-trust=MODULE draws those that the sweep asks for
+your own figures: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
+trust=MODULE allows your own figures that the config of the sweep names
 example: lt-sweeps report my_sweep baseline=random band=ci""",
     "compare": """\
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
-Subtracts B from A, level by level, with a test: sweeps or cells (runs/SIGNATURE) that differ in
-one thing, or in the keys of `by`.
-a KEY of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line
+Subtracts B from A, level by level, and tests the differences. A and B are sweeps or cells
+(runs/SIGNATURE) that differ in one option or key, or in those that `by` names.
+KEY: one of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line
 example: lt-sweeps compare with_sgd with_adam metrics=[test_accuracy]""",
     "paper": """\
 usage: lt-sweeps paper NAME [root=results] [out=DIR] [quick=true]
-Draws all figures and tables of a paper on one page, from the sweeps under root; what is missing is
-marked. NAME: deconstructing or continuous_sparsification; quick=true: of the quick experiments.
+Draws all figures and tables of a paper on one page, from the sweeps under root; missing parts are
+marked. NAME: deconstructing or continuous_sparsification; quick=true: from the quick experiments.
 exit status: 0 complete, 1 something is missing
 example: lt-sweeps paper deconstructing quick=true""",
     "status": """\
 usage: lt-sweeps status SWEEP [--watch] [root=results]
-Shows how far a sweep has come, by level and seed, what failed and why, and the number of each cell.
---watch stays and shows it again until nothing is at work
+Shows the progress of a sweep by level and seed, its failures, and the number of each cell.
+--watch repeats this until nothing is running
 exit status: 0 complete, 1 something is missing and nothing runs, or all diverged, 3 running
 example: lt-sweeps status my_sweep --watch""",
     "logs": """\
@@ -53,22 +53,22 @@ CELL: its number in `status`, its name there with the seed, or SIGNATURE/SEED
 example: lt-sweeps logs my_sweep "random seed 0\"""",
     "resume": """\
 usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
-Runs or submits exactly what is missing of a sweep, as it was planned.
-functions of your own run only from the modules that trust names
+Runs or submits exactly the missing trainings of a sweep, as they were planned.
+your own functions run only from the modules that trust=MODULE names
 example: lt-sweeps resume my_sweep trust=mylab""",
     "cancel": """\
 usage: lt-sweeps cancel SWEEP [root=results]
-Cancels the Slurm jobs of a sweep, and no others; what is computed stays.
+Cancels the Slurm jobs of a sweep, and no other jobs; all stored results stay.
 example: lt-sweeps cancel my_sweep""",
     "sync": """\
 usage: lt-sweeps sync SWEEP [root=results tracker=wandb|tensorboard|mlflow trust=MODULE] [KEY=VALUE]
-Sends what a tracker (Weights & Biases, TensorBoard, MLflow) lacks of a sweep.
-a KEY of the tracker: project=lt-sweeps mode=offline; one of your own runs only with trust
+Sends the rows of a sweep that a tracker (Weights & Biases, TensorBoard, MLflow) does not have yet.
+KEY: one of the tracker: project=lt-sweeps mode=offline; your own tracker needs trust=MODULE
 example: lt-sweeps sync my_sweep tracker=wandb project=tickets""",
     "dashboard": """\
 usage: lt-sweeps dashboard SWEEP [root=results project=lt-sweeps entity=TEAM] [KEY=VALUE]
 Makes the workspace and the report of a sweep in Weights & Biases, with the figures of our report.
-a KEY of conf/report/_keys.yaml: band=ci baseline=random
+KEY: one of conf/report/_keys.yaml: band=ci baseline=random
 example: lt-sweeps dashboard my_sweep project=tickets""",
     "export": """\
 usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MODULE,...
@@ -76,30 +76,31 @@ usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MO
        lt-sweeps export TICKET [form=state_dict|prune|sparse|compact|semi_structured
        at=reported|end out=FILE.pt]
 Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
-masks or sparse tensors for torch, as a smaller dense network, or packed as 2:4: the weights whose
-accuracy is reported, or those of the end. speed=true measures the smaller networks on this machine.
---config-dir DIR: the folder with a form of your own, DIR/export_form/NAME.yaml
+masks or sparse tensors for torch, as a smaller dense network, or packed as 2:4.
+at=reported: the weights whose accuracy is reported; at=end: the weights at the end of training
+speed=true measures the speed of the smaller networks on this machine
+--config-dir DIR: the folder with your own form, DIR/export_form/NAME.yaml
 example: lt-sweeps export my_sweep out=tables""",
     "audit": """\
 usage: lt-sweeps audit SWEEP|ROOT|FILE [root=results sample=8|all repeat=0|all trust=MODULE,MODULE
        out=FILE.json]; FILE: a ticket, a .pt, .pth or .safetensors, or a folder of open_lth
 Checks stored results against each other: evaluates `sample` trainings again and trains `repeat`
 again; changes no file.
-exit status: 0 no check failed, 1 one did
+exit status: 0 every check passed, 1 a check failed
 example: lt-sweeps audit my_sweep sample=all""",
     "prune-store": """\
 usage: lt-sweeps prune-store SWEEP|ROOT [--yes] [root=results keep=reported|records]
-Removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported what
-no report reads, with keep=records all. Without --yes it only says what would go, and what computing
-that again would take. Records, reports and the same words stay as they are.
+Removes the tickets of finished sweeps that no sweep under the root needs: with keep=reported those
+that no report reads, with keep=records all. Without --yes it only prints which tickets it would
+remove, and the time to compute them again. Records and reports stay as they are.
 example: lt-sweeps prune-store results keep=reported""",
     "import": """\
 usage: lt-sweeps import KIND PATH [root=results name=NAME model=fc ...]
 KIND PATH: open_lth FOLDER
            mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 ...]
-           mcgill FILE.csv [method=supermask ...], runs to `compare` ours with
-Reads other people's results as a sweep of ours, which every other command takes.
---config-dir DIR: the folder with an importer of your own, DIR/importer/NAME.yaml
+           mcgill FILE.csv [method=supermask ...], runs to `compare` with ours
+Imports other people's results as a sweep of ours, which every other command accepts.
+--config-dir DIR: the folder with your own importer, DIR/importer/NAME.yaml
 example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",
 }
 

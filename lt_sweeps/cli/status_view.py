@@ -105,8 +105,8 @@ def _cell(sweep: SweepFolder, cell: str) -> int:
         return called.index(cell)
     last = len(names) - 1
     raise ValueError(
-        f"logs: got {cell!r}; cells of {sweep.folder.name} are 0 to {last}, as `status` numbers "
-        f"them, the name there such as {called[0]!r}, or SIGNATURE/SEED such as {names[0]}"
+        f"logs: got {cell!r}; give a number or a name of a cell as `status` shows them for "
+        f"{sweep.folder.name}: 0 to {last}, {called[0]!r}; or SIGNATURE/SEED, such as {names[0]}"
         f"{nearest(cell, called)}"
     )
 
@@ -136,7 +136,7 @@ def _numbered(names: Sequence[str]) -> Iterator[str]:
         yield f"cell {number}: {name}"
     if len(names) > _MOST_CELLS:
         last = len(names) - 1
-        yield f"cells {_MOST_CELLS} to {last}: in the same order; `logs` takes the name too"
+        yield f"cells {_MOST_CELLS} to {last}: in the same order; `logs` accepts the name too"
 
 
 def _table(found: Status) -> Table:
@@ -213,6 +213,6 @@ def _lost(found: Status) -> Iterator[Text]:
             yield Text(f"  {said}")
             yield Text(f"  {output(found.sweep, batch, task)}", style="dim")
         else:
-            yield Text("  nothing was written: a job before it failed, or it was cancelled")
+            yield Text("  no output: an earlier job failed, or this job was cancelled")
     if len(alike) > _MOST_FAILURES:
         yield Text(f"  and {len(alike) - _MOST_FAILURES} more", style="magenta")
