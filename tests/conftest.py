@@ -40,7 +40,7 @@ drawn.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide a machine's GPUs from the tests that are not for one: `device=auto` would take them."""
+    """Hide GPUs from all tests except the `gpu` tests, because `device=auto` would use them."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -54,10 +54,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _conf_is_read_once() -> Iterator[None]:
-    """Let Hydra parse each yaml of `conf/` once for all tests, and not again for every config.
+    """Let Hydra parse each yaml of `conf/` once for all tests, instead of once per config.
 
-    Composing is a third of what the tests compute, and nearly half of that is reading the same
-    files again. Where a person's own folder is searched too, nothing is remembered.
+    Composing takes a third of the tests' computing time, and nearly half of that is reading the
+    same files again. If a user's own folder is searched too, nothing is cached.
     """
     read, known = ConfigRepository.load_config, {}
 
@@ -76,7 +76,7 @@ def _conf_is_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_of_a_person() -> Iterator[None]:
-    """What a terminal, a job of Slurm or a tracker's user has set does not reach the tests."""
+    """Keep settings of the terminal, of a Slurm job and of tracker accounts out of the tests."""
     names = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
     kinds = ("SLURM_JOB", "SLURM_ARRAY", "WANDB_", "MLFLOW_", "HYDRA_")
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def _no_settings_of_a_person() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_power_is_cut() -> Iterator[None]:
-    """A killed process loses nothing that it wrote, so no test waits until the disk has it."""
+    """Skip fsync: a killed process loses nothing that it wrote, so no test needs to wait for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -96,9 +96,9 @@ def _no_power_is_cut() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that waits for something that never comes, instead of waiting with it.
+    """Fail a test that waits forever for something.
 
-    It is the only limit of time: a test that passes ends long before, on a slow machine too.
+    This is the only time limit: a test that passes ends long before it, even on a slow machine.
     """
     slow = any(request.node.get_closest_marker(name) for name in ("slow", "slurm"))
     seconds = 3600 if slow else 1200
@@ -122,7 +122,7 @@ def cell() -> Callable[..., Cell]:
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Cell]]:
-    """The cells of a command line."""
+    """Return the cells of a command line."""
     return lambda *words: composed(monkeypatch, *words)
 
 
@@ -135,7 +135,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[Plan, Store]]:
 
 @pytest.fixture
 def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..., Path]:
-    """Compute cells (or take what there is of them) and freeze them; returns the sweep's folder."""
+    """Compute missing cells and freeze all of them as a sweep; return the sweep's folder."""
 
     def swept(*cells: Cell, computed: bool = True, **how: Any) -> Path:
         made = run(*cells, **how)[0] if computed else plan(cells)
@@ -146,7 +146,7 @@ def swept(run: Callable[..., tuple[Plan, Store]], tmp_path: Path) -> Callable[..
 
 @pytest.fixture(scope="session")
 def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """Run a command line in this process; returns its status and what was printed."""
+    """Run a command line in this process; return its status and its output."""
     command_line = CommandLine(tmp_path_factory.mktemp("command_line"))
     yield command_line
     command_line.close()
@@ -154,7 +154,7 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLi
 
 @pytest.fixture
 def wandb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    """A W&B server on loopback that this process, and those it starts, are logged in to."""
+    """A W&B server on loopback, to which this process and its children are logged in."""
     wandb = pytest.importorskip("wandb")
     server = WandbServer()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:

@@ -50,7 +50,7 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class File:
-    """A file with its right content, how it is read, and whether its checksum covers all of it."""
+    """A file with its correct content, its reader, and whether its checksum covers all of it."""
 
     path: Path
     read: Callable[[], Any]
@@ -66,7 +66,7 @@ JSON = st.recursive(
 
 @st.composite
 def harmed(draw: st.DrawFn, content: bytes) -> bytes:
-    """Other bytes in the place of `content`."""
+    """Draw other bytes to put in the place of `content`."""
     how = draw(st.sampled_from(("any", "flip", "cut", "splice", "value", "deep")))
     if how == "any":
         return draw(st.binary(max_size=200))
@@ -85,7 +85,7 @@ def harmed(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def _with_another_value(draw: st.DrawFn, content: bytes) -> bytes:
-    """A JSON document with one value, at any depth, replaced by one of any kind."""
+    """A JSON document in which one value, at any depth, is replaced by one of any type."""
     try:
         document = json.loads(content.split(b"\n")[0])
     except ValueError:

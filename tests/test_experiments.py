@@ -1,4 +1,4 @@
-"""Every preset plans, says what it is for, and its quick variant runs (`-m slow`)."""
+"""Every experiment plans and has a header, and its quick variant runs (`-m slow`)."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ ONLY_QUICK = {
 def planned(
     cells: Callable[..., list[Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Plan]:
-    """The plan of a command line, in a folder of its own with a little ImageNet."""
+    """Plan a command line in its own folder, which has a little ImageNet."""
     imagenet(tmp_path / "imagenet")
     monkeypatch.chdir(tmp_path)
     return lambda *words: plan(cells(*words))
@@ -48,7 +48,7 @@ def planned(
 def preset(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Plan]:
-    """A preset and its plan for all of its nets, which is made once for two tests."""
+    """An experiment and its plan for all of its nets, which is made once for two tests."""
     folder, name = tmp_path_factory.mktemp("preset"), request.param
     imagenet(folder / "imagenet")
     with pytest.MonkeyPatch.context() as patch:
@@ -106,14 +106,14 @@ def test_such_a_net_is_planned_as_the_command_line_defines_it(
 
 
 def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..., Plan]) -> None:
-    """ResNet-20's CIFAR-10 is normalized; MNIST has no such key, and the plan failed of it."""
+    """CIFAR-10 is normalized for ResNet-20. MNIST has no such key, so its plan used to fail."""
     words = ("dataset=mnist", "seed=0", "mask_criterion=random", "schedule.levels=1")
     (cell,) = planned("experiment=deconstructing/criteria", "model=resnet20", *words).cells
     assert str(cell.last.training.task.call) == "mnist(validation=5000)"
 
 
 def test_a_preset_asks_its_questions_of_lines_that_it_has(preset: tuple[str, Plan]) -> None:
-    """A name with a mistake would be a test that is never made, and nobody would miss it."""
+    """A misspelt line name would silently drop a test from the report."""
     name, made = preset
     layout = report_config.layout(made.cells[0].cell.report)
     assert (layout.baseline or layout.pairs) and layout.lines

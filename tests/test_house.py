@@ -1,4 +1,4 @@
-"""The house: few rooms, and names by which a newcomer finds what each file holds."""
+"""The layout of the package: few rooms, and names that tell a newcomer what each file holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Definition = ast.ClassDef | ast.FunctionDef
 
 
 def public(kind: type[Definition]) -> Iterator[tuple[Path, str]]:
-    """Module and name of what modules define for others, classes or functions."""
+    """Module and name of each class or function that modules define for use elsewhere."""
     for path, module in MODULES.items():
         for node in module.body:
             if isinstance(node, kind) and not node.name.startswith("_"):
@@ -27,7 +27,7 @@ def public(kind: type[Definition]) -> Iterator[tuple[Path, str]]:
 
 
 def names(path: Path) -> set[str]:
-    """What can be imported from a module."""
+    """The names that can be imported from a module."""
     found: set[str] = set()
     for node in MODULES[path].body:
         if isinstance(node, Definition):
@@ -110,7 +110,7 @@ def test_no_test_has_a_limit_of_time_of_its_own() -> None:
 
 
 def test_torch_is_seeded_without_its_slow_function() -> None:
-    """`torch.manual_seed` formats the whole call stack, twice: see `seed_torch`."""
+    """`torch.manual_seed` formats the whole call stack twice; see `seed_torch`."""
     slow = [path.name for path, module in MODULES.items() if "torch.manual_seed" in _names(module)]
     assert not slow
 

@@ -1,5 +1,6 @@
-"""The documents keep what they say: their commands plan or run, their links lead somewhere, their
-samples are files that work, and their tables name every option and key."""
+"""The documents are right: commands plan or run, links lead somewhere, samples are files that work,
+and tables name every option and key.
+"""
 
 import re
 import shlex
@@ -36,7 +37,7 @@ SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the samples of all documents in it, as a person would have made them."""
+    """A folder with the samples of all documents, as a user would have written them."""
     return write_samples(tmp_path_factory.mktemp("mylab"))
 
 
@@ -161,7 +162,7 @@ def test_a_link_leads_to_a_file_and_a_heading_that_exist(name: str) -> None:
 
 
 def _anchors(file: Path) -> set[str]:
-    """The anchors that GitHub makes of a document's headings."""
+    """The anchors that GitHub generates for a document's headings."""
     titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", file.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

@@ -1,7 +1,8 @@
-"""Faults that other frameworks of this field had and did not notice: each is planted in a test.
+"""Each test plants a fault that other frameworks of this field had without noticing it.
 
-They are known from reading open_lth, ShrinkBench, SynFlow, SparseML, RigL, TurboPrune and others.
-Most are planted where the code is that stops them; the table says where. The rest is planted here.
+The faults are known from reading open_lth, ShrinkBench, SynFlow, SparseML, RigL, TurboPrune and
+others. Most are planted in the tests of the code that prevents them, as the table below says. The
+others are planted here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ HERE = Path(__file__).name
 
 
 class Fault(NamedTuple):
-    """A fault, the tests that plant it, and what the planted fault comes to."""
+    """A fault, the tests that plant it, and its effect."""
 
     number: int
     fault: str
@@ -355,7 +356,7 @@ def test_kept_weights_of_both_signs_move_in_one_step(cell: Make, run: Run) -> No
 
 @pytest.mark.parametrize("method", ["dnw", "amc"])
 def test_equal_weights_are_chosen_among_at_random(cell: Make, run: Run, method: str) -> None:
-    """Of a layer whose weights all have one magnitude, either half keeps about as many."""
+    """In a layer whose weights all have one magnitude, both halves keep about equally many."""
     options = {"episodes": 2, "warmup": 1} if method == "amc" else {}
     made, store = run(
         cell(

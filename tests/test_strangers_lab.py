@@ -1,9 +1,9 @@
-"""Another lab's code, outside the package, runs: a function or class and a yaml for each kind.
+"""Code of another lab, outside the package, runs: a function or class and a yaml for each kind.
 
-Each yaml below `strangers_lab/conf/` is run as a tiny sweep. Its first line `# run: WORDS` says
-what is chosen (without it `GROUP=NAME`). Lines `# verb: WORDS` are commands; in them `{sweep}` is
-the folder of a sweep, of the `run` line or of no special words, and `{ticket}` the file of a
-ticket. The samples of conf/README.md run too.
+Each yaml below `strangers_lab/conf/` is run as a tiny sweep. Its first line `# run: WORDS` gives
+the overrides (without it: `GROUP=NAME`). Lines `# verb: WORDS` are further commands; in them
+`{sweep}` is the folder of a sweep, from the `run` line or with default overrides, and `{ticket}` a
+ticket's file. The samples of conf/README.md run too.
 """
 
 import re
@@ -47,7 +47,7 @@ REPLACES = {"schedule": "schedule.levels", "method": "schedule.levels"}
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the stranger's folder, in which commands are typed."""
+    """A copy of the other lab's folder, in which the commands run."""
     folder = shutil.copytree(HERE, tmp_path / "strangers_lab")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.chdir(folder)
@@ -57,21 +57,21 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Forget the stranger's modules, as a new process would."""
+    """Forget the lab's modules, as a new process would."""
     for name in [n for n in sys.modules if n.partition(".")[0] in ("lab", "mylab")]:
         del sys.modules[name]
     afresh()
 
 
 def tiny(words: list[str]) -> list[str]:
-    """The words with those that make the sweep small."""
+    """Add overrides that make the sweep small."""
     given = {word.lstrip("+").partition("=")[0] for word in words}
     aside = {REPLACES.get(key, key) for key in given} | given
     return [*(f"{key}={value}" for key, value in TINY.items() if key not in aside), *words]
 
 
 def header(option: Path) -> tuple[list[str], list[list[str]]]:
-    """What a yaml's first lines say: the words of its sweep, and of the commands about it."""
+    """Read the first lines of a yaml: the overrides of its sweep, and its commands."""
     said = re.findall(r"^# (run|verb): (.*)$", (HERE / "conf" / option).read_text(), re.MULTILINE)
     runs = [text.split() for kind, text in said if kind == "run"]
     verbs = [text.split() for kind, text in said if kind == "verb"]
@@ -80,7 +80,7 @@ def header(option: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def targets(config: Any) -> Iterator[str]:
-    """Every `_target_` of the stranger's in a yaml."""
+    """Every `_target_` in a yaml that names the lab's code."""
     if isinstance(config, dict):
         yield from (v for k, v in config.items() if k == "_target_" and v.startswith("lab."))
     for value in config.values() if isinstance(config, dict) else ():
@@ -131,7 +131,7 @@ def test_a_sample_of_the_documents_runs_and_is_reported(
 
 
 def kinds() -> Iterator[Any]:
-    """One option of each kind that makes a result, for each group and key that names code."""
+    """One option of each kind that changes results, for each group and key that can name code."""
     seen = set[str]()
     for option in OPTIONS:
         for target in targets(yaml.safe_load((HERE / "conf" / option).read_text())):

@@ -1,4 +1,4 @@
-"""What a reader would not expect of an experiment is said aloud."""
+"""A report warns about results that its reader would not expect."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_control_that_is_its_treatment_is_named(sweep: FakeSweep) -> None:
 
 
 def test_lines_that_are_equal_at_some_levels_are_one_arm_only_there(sweep: FakeSweep) -> None:
-    """Continued IMP prunes first where IMP does, and goes another way after that."""
+    """For example, IMP-Continued prunes exactly like IMP at first, and differently after that."""
     arm(sweep, "large_final", [0.9, 0.8, 0.7, 0.6])
     arm(sweep, "random", [0.9, 0.8, 0.7, 0.5])
     (said,) = raised_alarms(analysis(sweep.folder))
@@ -75,7 +75,7 @@ def test_a_missed_target_is_named(sweep: FakeSweep) -> None:
 
 
 def test_a_line_with_two_dense_networks_is_named(sweep: FakeSweep) -> None:
-    """A key in `along` that changes the dense network: each rate has one of its own."""
+    """`along` has a key that changes the dense network: each learning rate has its own."""
     for lr, dense in ((0.1, 0.9), (0.2, 0.7)):
         stages = [f"dense {lr}", f"half {lr}"]
         sweep.cell(str(lr), accuracies=[dense, 0.8], stages=stages, recipe__lr=lr)

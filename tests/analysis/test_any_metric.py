@@ -38,7 +38,7 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def line(sweep: FakeSweep, name: str, values: list[float], **more: Any) -> None:
-    """Five seeds that differ by the same noise, in a part of a percent of the first value."""
+    """Five seeds whose noise is the same at every level: 0.1 % of the first value times NOISE."""
     for seed, noise in enumerate(NOISE):
         own = (value + 0.001 * values[0] * noise for value in values)
         sweep.cell(name, seed, accuracies=[*own], choices={"mask_criterion": name}, **more)
@@ -215,7 +215,7 @@ def test_a_metric_that_no_record_has_is_refused_with_those_that_there_are(
 def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
     sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no task and no precision in its config: there was one of each."""
+    """Its config has neither task nor precision, because only one of each existed then."""
     today = {"task.loss._target_": "torch.nn.functional.cross_entropy"}
     monkeypatch.setattr(cell_settings, "_default_task", lambda: today)
     now = {"task": "classification", "mask_criterion": "random"}
@@ -314,7 +314,7 @@ def test_a_cell_that_does_not_measure_the_metric_is_named_and_keeps_its_records(
 
 
 def test_only_a_trained_whole_network_is_a_trackers_dense_one(sweep: FakeSweep) -> None:
-    """The first result of a supermask is an untrained network, and of others a pruned one."""
+    """The first result of a supermask is untrained, and the first of other methods is pruned."""
     sweep.cell("trained", accuracies=[0.9, 0.8], choices={"method": "dense"})
     sweep.cell("scored", accuracies=[0.1, 0.7], stages=["s0", "s1"], more={"kind": "score"})
     sweep.cell("learned", accuracies=[0.6], sparsities=[0.5], stages=["m"])

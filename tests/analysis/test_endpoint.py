@@ -1,4 +1,4 @@
-"""Endpoints of curves whose numbers can be worked out by hand."""
+"""Endpoints of curves, compared with numbers that were worked out by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def found(sweep: FakeSweep, *, least: float = 25.0, **asked: Any) -> dict[str, Endpoint]:
-    """The endpoints of the sweep's one curve."""
+    """Return the endpoints of the sweep's only curve."""
     how = layout(asked)
     (one,) = analyses(read_results(sweep.folder, metrics=["test_accuracy"]), asked).values()
     (curve,) = one.curves
@@ -53,7 +53,7 @@ def test_the_sparsest_not_inferior_is_each_runs_own(sweep: FakeSweep) -> None:
 def test_the_sparsest_not_inferior_lies_where_the_line_between_two_points_leaves_the_margin(
     sweep: FakeSweep,
 ) -> None:
-    """2 % below .90 is .882: of the way from .90 to .80 that is .18; of .89 to .79, .08."""
+    """2 % below .90 is .882, which is .18 of the way from .90 to .80; for .89 to .79 it is .08."""
     sweep.cell("a", 0, accuracies=[0.9, 0.90, 0.80], sparsities=[0.0, 0.5, 0.75])
     sweep.cell("a", 1, accuracies=[0.9, 0.89, 0.79], sparsities=[0.0, 0.5, 0.75])
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
@@ -74,7 +74,7 @@ def test_means_are_not_taken_in_by_the_lucky_point_of_one_seed(sweep: FakeSweep)
 
 
 def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> None:
-    """CIFAR-10 at 16x16, two seeds, dense 49.4 and 50.3: magnitude reaches 81 %."""
+    """CIFAR-10 at 16x16, two seeds, dense 49.4 and 50.3: magnitude pruning reaches 81 %."""
     sparsities = [0.0, 0.5, 0.7, 0.8, 0.9]
     sweep.cell("m", 0, accuracies=[0.494, 0.499, 0.493, 0.488, 0.461], sparsities=sparsities)
     sweep.cell("m", 1, accuracies=[0.503, 0.507, 0.499, 0.495, 0.467], sparsities=sparsities)
@@ -83,13 +83,13 @@ def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> Non
 
 
 def test_what_is_worse_is_so_in_any_unit() -> None:
-    """Squared errors of small numbers: 2e-10, with 3e-10 allowed, and 4e-10."""
+    """Tiny squared errors: 2e-10 for dense, up to 3e-10 is within the margin, and 4e-10 is not."""
     at = crossing([(0.0, -2e-10), (0.5, -4e-10)], least=-3e-10)
     assert at.sparsity == pytest.approx(0.25)
 
 
 def test_a_loss_of_exactly_the_margin_is_not_shown_to_be_less(sweep: FakeSweep) -> None:
-    """0.94 - 0.935 is 0.005, and less in the last bit of a float."""
+    """0.94 - 0.935 is 0.005, but as a float it is smaller in the last bit."""
     for seed in range(3):
         sweep.cell("a", seed, accuracies=[0.94, 0.935, 0.8], sparsities=HALVES)
     assert found(sweep, margin=0.005)["sparsest_tested"].sparsity == 0
@@ -125,7 +125,7 @@ def test_nothing_is_interpolated_towards_a_network_that_diverged(sweep: FakeSwee
 
 
 def test_a_network_without_a_weight_ends_the_margin(sweep: FakeSweep) -> None:
-    """Else a grid that jumps from some weights to none would end within the margin."""
+    """Otherwise a line whose last network has no weights left would end within the margin."""
     sweep.cell("a", accuracies=[0.9, 0.9, 0.1], sparsities=[0.0, 0.5, 1.0])
     found_at = found(sweep, margin="2%")["sparsest_not_inferior"]
     assert not found_at.at_least
@@ -171,7 +171,7 @@ def test_a_ticket_that_is_as_good_as_dense_matches_it(sweep: FakeSweep) -> None:
 
 
 def test_a_ticket_matches_dense_by_as_many_images_whatever_rounding_says(sweep: FakeSweep) -> None:
-    """997 images of three times 360 either way; the one mean is less in its last bit."""
+    """Both have 997 correct images over three seeds, but rounding makes one mean smaller."""
     for seed, (dense, pruned) in enumerate(zip((332, 332, 333), (327, 335, 335), strict=True)):
         sweep.cell("a", seed, accuracies=[dense / 360, pruned / 360, 0.8], sparsities=HALVES)
     assert found(sweep)["sparsest_matching"].sparsity == pytest.approx(0.5)
@@ -276,7 +276,7 @@ def test_a_level_without_a_weight_ends_the_area_of_a_panel_before_it(sweep: Fake
 
 
 def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) -> None:
-    """A line drawn over the gap would score a run that failed as one that did not."""
+    """Interpolating over the gap would give a failed run the score of a run that did not fail."""
     sweep.cell("a", accuracies=[0.9, None, 0.8], sparsities=HALVES)
     assert not found(sweep)["area"].values
     # what lies beyond the density that all lines reach does not count
@@ -285,7 +285,7 @@ def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) ->
 
 
 def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep) -> None:
-    """Both match dense at all of their levels, so nothing says which could be pruned further."""
+    """Both match dense at all of their levels, so none is known to be sparser."""
     for seed in range(3):
         for name, length in (("short", 2), ("long", 3)):
             sweep.cell(

@@ -1,4 +1,4 @@
-"""Lines are named by what was done, in the words of a reader."""
+"""Lines are named by the options and settings in which they differ, in words for readers."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def two_criteria(root: Path) -> FakeSweep:
 def test_a_label_that_would_mean_two_lines_is_refused(
     tmp_path: Path, given: dict[str, str]
 ) -> None:
-    """Tables, figures and `baseline` find a line by its label: two of them would be mixed up."""
+    """Tables, figures and `baseline` find a line by its label, so two lines would be confused."""
     both = "would mean both large_final and random"
     with pytest.raises(ValueError, match=both):
         report(two_criteria(tmp_path).folder, labels=given)

@@ -1,4 +1,4 @@
-"""What finding a ticket took, against values worked out by hand."""
+"""The cost of finding a ticket, compared with values worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of lines against a baseline: which are made, how they are corrected, what is said."""
+"""Tests of lines against a baseline: which are made, how they are corrected, what is printed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def line(
     spread: float = 0.0,
     **more: Any,
 ) -> None:
-    """A criterion's cells: per level, the same noise for each seed, and a spread of its own."""
+    """A criterion's cells: each seed has the same noise at every level, plus `spread` by seed."""
     for seed in range(seeds):
         own = spread * (seed - 2) ** 2
         sweep.cell(
@@ -123,7 +123,7 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
 
 
 def test_power_is_of_one_kind_of_test_and_the_most_common(sweep: FakeSweep) -> None:
-    """Pairs of five have small deviations; three seeds against five have those of all seeds."""
+    """Five pairs of seeds have small deviations; three seeds against five have large ones."""
     line(sweep, "large_final", [0.9, 0.9, 0.9])
     line(sweep, "movement", [0.899, 0.898, 0.897], spread=0.001)
     line(sweep, "random", [0.8, 0.7], seeds=3, spread=0.01)
@@ -240,7 +240,7 @@ def test_a_pair_that_is_a_line_and_its_baseline_is_tested_once(sweep: FakeSweep)
 
 
 def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None:
-    """A part of an experiment, or one that has only begun, is reported with what is there."""
+    """If only a part of an experiment has run, the report shows that part."""
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.88], spread=0.001)
     expected = {"labels": {"random": "random mask"}, "pairs": [["random", "movement"]]}

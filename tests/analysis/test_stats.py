@@ -1,4 +1,4 @@
-"""Statistics against values worked by hand, and against scipy and statsmodels."""
+"""Statistics compared with values worked out by hand, and with scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_replicate_has_no_spread_and_none_has_nothing() -> None:
 
 
 def test_equal_replicates_have_no_interval() -> None:
-    """Three seeds with 351 of 360 images each do not show that every other seed has as many."""
+    """Three seeds with 351 of 360 images each do not show that every other seed gets 351 too."""
     found = spread([351 / 360] * 3)
     assert found.sd == 0 and math.isnan(found.ci_low) and math.isnan(found.ci_high)
     assert (found.min, found.max) == (351 / 360, 351 / 360)
@@ -121,7 +121,7 @@ def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) 
 def test_networks_that_are_inferior_by_the_margin_pass_in_at_most_5_percent_of_cases(
     seeds: int, sd: float, margin: float
 ) -> None:
-    """Every outcome by its probability: differences of whole images that vary by one or two."""
+    """Weigh every outcome by its probability: differences of one or two whole images."""
     images = np.arange(-9, 10)
     shares = np.diff(stats.norm.cdf([*(images - 0.5), 9.5], -margin, sd))
     centre = images @ shares / shares.sum()  # the margin, but for the rounding to images
@@ -164,7 +164,7 @@ def test_the_exact_test_counts_arrangements() -> None:
 def test_the_exact_test_counts_ties_of_accuracies(
     data: st.DataObject, paired: bool, images: int
 ) -> None:
-    """Against every arrangement of whole numbers of images, where nothing is rounded."""
+    """The reference permutes whole numbers of images, so that no rounding hides a tie."""
     right = st.integers(images - 8, images)
     one = data.draw(st.lists(right, min_size=2, max_size=5))
     least, most = (len(one), len(one)) if paired else (2, 5)
@@ -237,7 +237,7 @@ def test_holm_is_that_of_statsmodels(p: list[float]) -> None:
 
 
 def test_tests_of_a_large_report_collect_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statsmodels does in `multipletests`: 0.1 s for each family, and more the more is loaded."""
+    """`multipletests` of statsmodels collects garbage: 0.1 s per call, more in a large process."""
     collected = []
     monkeypatch.setattr(gc, "collect", lambda *_: collected.append(1))
     holm([0.01, 0.04])
@@ -270,7 +270,7 @@ def test_the_seeds_needed_are_the_fewest_that_statsmodels_gives_the_power_to() -
 
 
 def _power(effect: float, n: int, alpha: float) -> float:
-    """The power of a two-sided paired t-test by definition: the mean over all sample deviations."""
+    """The power of a two-sided paired t-test by definition: its mean over all sample deviations."""
     edge = stats.t.ppf(1 - alpha / 2, n - 1) / math.sqrt(n - 1)
 
     def rejected(part: float) -> float:

@@ -1,4 +1,4 @@
-"""What figures read from tickets, against the tickets that the framework wrote."""
+"""The weights and masks that figures read from tickets equal what the framework wrote."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_pruning_keeps_the_weights_that_its_criterion_says(root: Path) -> None
 def test_a_pruning_is_of_the_weights_that_the_mask_was_chosen_from(
     cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Not of those of the result before: that ticket was trained beside what is pruned on."""
+    """Not those of the previous result: its ticket was trained apart from the search."""
     method = {
         "_target_": "lt_sweeps.plan.methods.imp_continued",
         "protocol": "ticket",
@@ -88,7 +88,7 @@ def test_a_pruning_is_of_the_weights_that_the_mask_was_chosen_from(
 def test_a_mask_that_was_learned_has_no_weights_before_its_pruning(
     cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """The dense network stands before it in the table, and has nothing to do with it."""
+    """The dense network is the result before it in the table, but the mask was not cut from it."""
     method = {
         "_target_": "lt_sweeps.plan.methods.continuous_sparsification",
         "rounds": 2,
@@ -213,7 +213,7 @@ def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
 def test_networks_of_other_widths_are_reported_side_by_side(
     cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Their masks have no weight in common, so that no overlap of the two is drawn."""
+    """Their masks have no weight in common, so no overlap between the two is drawn."""
     nets = [{"_target_": "lt_sweeps.models.FC", "hidden": hidden} for hidden in ([6], [8, 6])]
     seeds = ((0, 1), (0, 1, 2))
     run(*(cell(model__net=net, seed=s) for net, own in zip(nets, seeds, strict=True) for s in own))

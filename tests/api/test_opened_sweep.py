@@ -1,4 +1,4 @@
-"""A sweep in Python: its tables, its tickets as networks, its figures."""
+"""`lt.open`: the tables of a sweep, its tickets as networks, and its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that prunes networks of other kinds: what it asks for trains; its table is right."""
+"""launch/other_networks.py: the networks that it names train, and the table in it is right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_script_of_other_networks_prints_each_with_its_metric_at_each_level(
     opened: dict[str, Sweep] = {}
 
     def run(*words: str) -> Sweep:
-        """As `lt.run`, in this process, without reports; the only weights are those at the end."""
+        """Take the place of `lt.run`: in this process, without reports, with final weights only."""
         root = tmp_path / dict(word.split("=", 1) for word in words)["name"]
         made, _ = compute_cells(*cells(*words, "report_at=end"), root=root)
         folder = Submission(made, settings(root, "tiny")).freeze([]).folder

@@ -1,4 +1,4 @@
-"""The words of the command line in Python: a plan, and a run in a process of its own."""
+"""`lt.plan` and `lt.run` take the words of the command line; a run has its own process."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_run_prints_what_the_terminal_can_show(
 
 
 def score(final: Tensor) -> Tensor:
-    """A criterion of one's own."""
+    """A user-defined criterion."""
     return final.abs()
 
 

@@ -1,4 +1,4 @@
-"""The command line answers a mistake in one line, and tells what it can do without torch."""
+"""The command line answers a mistake in one line, and prints help without importing torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = Callable[..., tuple[int, str]]
 def answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Answer]:
-    """Exit status and standard error of a command line that must not reach the launcher."""
+    """Run words that must not reach the launcher; return the exit status and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local_launcher, "launch", _raising(AssertionError("launched")))
 

@@ -1,4 +1,4 @@
-"""Tab completion proposes what can follow, in every shell, and imports no large library."""
+"""Tab completion proposes valid words in every shell, and imports no large library."""
 
 from __future__ import annotations
 

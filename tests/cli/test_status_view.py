@@ -1,4 +1,4 @@
-"""A sweep's status is read from its files, whoever wrote them, and needs no torch."""
+"""A sweep's status is read from its files, whichever process wrote them, and needs no torch."""
 
 import io
 import shutil
@@ -28,7 +28,7 @@ Make = Callable[..., Cell]
 
 @pytest.fixture
 def sweep(cell: Make, tmp_path: Path) -> SweepFolder:
-    """Two seeds, three levels, a pack per level; nothing computed yet."""
+    """A sweep of two seeds and three levels, one pack per level; nothing is computed yet."""
     made = plan([cell(seed=seed) for seed in (0, 1)])
     sizes = {unit.stage.key: 9 for unit in made.units}
     found = packs(made.units, stack_size=sizes, workers=1)
@@ -100,7 +100,7 @@ def test_a_job_that_slurm_refused_is_not_lost(
 def test_a_canary_that_never_began_is_named_before_the_jobs_that_waited_for_it(
     sweep: SweepFolder,
 ) -> None:
-    """Its packs are those of the jobs too, of which the last that has them is named."""
+    """Later jobs have its packs too, and a pack is reported for the last job that has it."""
     names = [pack.name for pack in sweep.manifest.packs]
     for number, id in enumerate(("6", "7", "8", "9")):
         canary = number % 2 == 0

@@ -1,4 +1,4 @@
-"""What a newcomer may type: each mistake is one line and exit status 1 or 2, and nothing starts."""
+"""Mistakes of a newcomer: each is one line and exit status 1 or 2, and nothing starts."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ OWN = {
 
 
 def answer(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a mistake is answered with."""
+    """The line that answers a mistake."""
     status, err = main(words), capsys.readouterr().err
     assert status in (1, 2)
     assert err.startswith("error: ") and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""A call is checked before anything runs, and is the same for equal content."""
+"""A `Call` is checked before anything runs, and calls with equal content are equal."""
 
 import re
 from collections.abc import Sequence

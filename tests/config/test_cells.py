@@ -1,4 +1,4 @@
-"""A multirun becomes its cells: the right ones, as Hydra composes them, at the price of a few."""
+"""A multirun becomes the cells that Hydra would compose, but composes only a few of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT = ["large_final", "magnitude_increase", "random"]
 
 @pytest.fixture
 def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Multirun:
-    """Run the command line up to the launcher; gives the cells that it received."""
+    """Run the command line up to the launcher; return the cells that the launcher received."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> list[Cell]:
@@ -39,7 +39,7 @@ def multirun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Multirun:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Callable[..., str]:
-    """Write a person's own folder of options; gives the flag that adds it."""
+    """Write a user's own folder of options; return the flag that adds the folder."""
 
     def write(**options: str) -> str:
         for path, text in options.items():
@@ -53,7 +53,7 @@ def conf(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def composes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The words of every compose that Hydra is asked for."""
+    """The overrides of every `compose` that Hydra is asked for."""
     asked: list[list[str]] = []
     load = ConfigLoaderImpl.load_configuration
 
@@ -291,7 +291,7 @@ def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> Non
 def test_a_value_that_a_job_would_read_as_another_is_refused(
     value: str, said: str, conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The manifest is JSON, whose keys are texts: a job would look up 1 among '1'."""
+    """Keys of JSON objects are strings, so a job would find '1' in the manifest instead of 1."""
     own = conf(schedule__mine=f"_target_: lt_sweeps.sparsity.schedules.geometric\nt: {value}\n")
     assert main(["plan", own, "schedule=mine", "seed=0", "mask_criterion=random"]) == 1
     assert capsys.readouterr().err.startswith(f"error: schedule{said}")

@@ -1,4 +1,4 @@
-"""Learning-rate schedules against those of torch, and what a recipe takes of a user's."""
+"""Learning-rate schedules equal those of torch, and user-defined ones work in a recipe."""
 
 from __future__ import annotations
 

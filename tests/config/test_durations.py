@@ -1,4 +1,4 @@
-"""Times are epochs or steps, and never a bare number."""
+"""Times are given in epochs or steps, never as a bare number."""
 
 import pytest
 

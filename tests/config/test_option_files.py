@@ -1,4 +1,4 @@
-"""An option of a verb is read as Hydra reads the options of a sweep."""
+"""The yaml options of verbs such as `export` are read like Hydra's options of a sweep."""
 
 from pathlib import Path
 

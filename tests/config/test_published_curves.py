@@ -1,4 +1,4 @@
-"""Published curves are read from CSV files, by name, and drawn under the names of a report."""
+"""Published curves are read from CSV files by name, and drawn with the names of the report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A metric's name says its unit, and a record which way is better."""
+"""The name of a metric gives its unit, and a record says whether lower values are better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning rates over a training against torch's own schedulers."""
+"""Learning rates over a training, compared with torch's own schedulers."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -88,7 +88,7 @@ class Odd(torch.optim.SGD):
 
 
 def test_a_default_whose_text_is_another_in_each_process_is_refused() -> None:
-    """Every command would compute anew what the one before it has stored."""
+    """Otherwise no command would find the results of an earlier one."""
     own = made(optimizer={"_target_": f"{__name__}.Odd"}, momentum=0.0, nesterov=False)
     with pytest.raises(ValueError, match="recipe: a default functools.partial.* has no name that"):
         own.identity()

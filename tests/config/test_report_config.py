@@ -1,4 +1,4 @@
-"""What an experiment may say of its report, and what is answered to a mistake."""
+"""The report section of a config: what it may contain, and the answers to mistakes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_margin_in_percent_of_a_fraction_is_refused_when_the_plan_is_made(
 def test_a_margin_is_compared_with_the_metrics_of_its_own_report(
     cell: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """5 may be the margin of a loss, beside another experiment that is judged by its accuracy."""
+    """A margin of 5 can be right for a loss, even next to an experiment about accuracy."""
     of_loss = replace(cell(), report={"metrics": ["test_loss"], "margin": 5})
     Submission(plan([of_loss, cell(seed=1)]), settings(tmp_path, "s"))
 
@@ -180,7 +180,7 @@ OTHER_TASK = {
 
 
 def named_cells(cell: Callable[..., Any], report: dict[str, Any], **changes: Any) -> list[Any]:
-    """A cell of each of two criteria, with a report."""
+    """One cell for each of two criteria, with a report."""
     target = "lt_sweeps.sparsity.criteria."
     made = {
         name: cell(mask_criterion={"_target_": target + name}, **changes)

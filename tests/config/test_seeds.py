@@ -1,4 +1,4 @@
-"""Draws depend on their name alone."""
+"""A draw depends only on its seed, purpose and index."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_the_global_draws_are_those_of_torchs_own_seed() -> None:
 
 
 def test_an_orthogonal_matrix_is_drawn_alike_in_a_process_of_more_threads() -> None:
-    """A worker has one thread, and an audit draws the initial weights again in all of them."""
+    """A worker has one thread, while an audit draws the initial weights again with all threads."""
 
     def drawn() -> dict[str, torch.Tensor]:
         torch.manual_seed(0)

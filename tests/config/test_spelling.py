@@ -1,4 +1,4 @@
-"""How a refusal lists names."""
+"""Refusals list names in readable form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stored config runs functions of ours, or of modules that the person at the keyboard names."""
+"""A stored config may run our functions, and others only from modules that the user names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code behind a user's function is found by reading it, wherever it is imported."""
+"""The code behind a user-defined function is found from its source, wherever it is imported."""
 
 import ast
 import importlib
@@ -33,7 +33,7 @@ BEHIND = {
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of a user's, which no other test has imported."""
+    """A user's package, which no other test has imported."""
     for name, text in LAB.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -115,7 +115,7 @@ def test_a_module_that_is_imported_from_a_package_by_its_name_counts(lab: Path, 
 
 
 def test_code_that_python_takes_from_its_cache_in_place_of_the_file_is_refused(lab: Path) -> None:
-    """It compares size and time alone, and would run the earlier code under the later key."""
+    """Python compares only size and time, so it would run the earlier code under the later key."""
     file = lab / "lab" / "units.py"
     by_time = py_compile.PycInvalidationMode.TIMESTAMP
     file.write_text(file.read_text() + "SAME = ONE is 1\n")
@@ -134,7 +134,7 @@ def test_code_that_python_takes_from_its_cache_in_place_of_the_file_is_refused(l
 
 
 def test_code_has_the_same_hash_in_every_version_of_python(lab: Path) -> None:
-    """A newer Python must not rename results: its trees have more fields, and leave out others."""
+    """A newer Python must not change keys, although its syntax trees have other fields."""
     (lab / "lab_named.py").write_text("class C:\n    def f(x, *, y=[]): return {**x}, y[1:]\n")
     assert code_behind("lab_named")["lab_named"][:16] == "5b424a5982e36a21"
 
@@ -246,7 +246,7 @@ def test_an_error_is_told_in_one_line_that_is_never_empty() -> None:
 
 
 def test_files_in_lists_and_mappings_of_arguments_count_too(tmp_path: Path) -> None:
-    """A tokenizer's `files: {vocabulary: v.txt, merges: [m.txt]}` is as much of a result."""
+    """For example a tokenizer's `files: {vocabulary: v.txt, merges: [m.txt]}`."""
     names = []
     for name in ("v.txt", "m.txt"):
         (tmp_path / name).write_text(name)

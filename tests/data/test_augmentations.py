@@ -1,4 +1,4 @@
-"""What augmentations make of images, against torchvision's."""
+"""Augmented images equal those of torchvision."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The data sets: their splits against the papers, their content where it is here, their errors."""
+"""Data sets: splits as in the papers, content if it is on this machine, and errors."""
 
 import errno
 import hashlib
@@ -48,7 +48,7 @@ GRAYS = {"cat": 10, "dog": 200}
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Point torchvision at a port of this machine on which nobody listens."""
+    """Let torchvision download from a local port on which no server listens."""
     with socket.socket() as silent:  # ours, so that nobody else comes to listen on it
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
@@ -60,7 +60,7 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def numbered_mnist(tmp_path_factory):
-    """MNIST's files, where each image holds its number and each label the last digit of it."""
+    """MNIST's files with images that hold their own number, and its last digit as their label."""
     root = tmp_path_factory.mktemp("data")
     raw, known = root / "MNIST" / "raw", []
     raw.mkdir(parents=True)
@@ -80,7 +80,7 @@ def numbered_mnist(tmp_path_factory):
 
 
 def draw_tree(root, *, count=10, parts=("",), side=8):
-    """`count` images of one gray per class, in every part."""
+    """Write `count` images per class into every part; all images of a class have one gray value."""
     for part in parts:
         for name, gray in GRAYS.items():
             folder = root / part / name
@@ -267,7 +267,7 @@ MNIST_FILE = "train-images-idx3-ubyte"
 
 @pytest.fixture
 def copied_mnist(numbered_mnist, tmp_path):
-    """A copy of the files, to be damaged."""
+    """A copy of the files, which a test may damage."""
     for path in (numbered_mnist / "MNIST" / "raw").iterdir():
         (tmp_path / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
         (tmp_path / "MNIST" / "raw" / path.name).write_bytes(path.read_bytes())
@@ -370,7 +370,7 @@ def test_an_image_folder_is_drawn_into_disjoint_complete_splits(tmp_path):
 
 
 def test_dark_images_are_taken_with_their_mean_and_std(tmp_path):
-    """The hint of a refusal is one that whoever has a folder of images can follow."""
+    """A user with a folder of images can follow the hint of the refusal."""
     root = draw_tree(tmp_path / "stars")
     for index, path in enumerate(sorted(root.rglob("*.png"))):
         Image.new("L", (8, 8), index % 5).save(path)
@@ -399,7 +399,7 @@ def test_train_and_test_folders_are_used_as_such(tmp_path):
 
 
 def test_a_val_folder_without_a_test_folder_is_the_test_set(tmp_path):
-    """ImageNet as everybody has it: `train/` and `val/`, and papers report on the latter."""
+    """ImageNet usually has `train/` and `val/`, and papers report results on `val/`."""
     root = draw_tree(tmp_path / "pets", count=5, parts=("train", "val"))
     dataset = image_folder(str(root), data_dir=str(tmp_path), size=8, validation=3)
     splits = prepared(dataset)
@@ -447,7 +447,7 @@ def test_gray_and_colour_images_get_the_channels_and_size_asked_for(tmp_path):
 
 
 def afresh(root, data_dir, **how):
-    """The data set as another process finds it."""
+    """The data set as a new process would read it."""
     folders._scanned.cache_clear()
     return image_folder(str(root), data_dir=str(data_dir), size=8, **how)
 
@@ -466,7 +466,7 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
 
 
 def test_an_image_that_is_drawn_over_is_decoded_again(tmp_path):
-    """BMP files of one shape have one size, and the times of a file can be set back."""
+    """The new BMP file has the same size and the same time as the old one."""
     for gray, name in enumerate(("cat", "dog")):
         for index in range(10):
             path = tmp_path / "pets" / name / f"{index}.bmp"
@@ -661,7 +661,7 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path):
 
 
 def bomb(path):
-    """A file of some bytes that says it is an image of 40,000 x 40,000 pixels."""
+    """A file of a few bytes that claims to be an image of 40,000 x 40,000 pixels."""
     blob = bytearray(path.read_bytes())
     blob[16:24] = (40_000).to_bytes(4, "big") * 2
     blob[29:33] = zlib.crc32(blob[12:29]).to_bytes(4, "big")
@@ -748,7 +748,7 @@ def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):
 
 
 def test_what_a_process_keeps_is_checked_once(monkeypatch):
-    """A check reads all inputs, of which there may be gigabytes, and each training begins anew."""
+    """A check reads all inputs, which may be gigabytes, so it is not repeated per training."""
     checked = []
     monkeypatch.setattr(batches, "check_split", lambda dataset, name, split: checked.append(name))
     dataset = synthetic(train=8, validation=4, test=4)
@@ -778,7 +778,7 @@ CPU = torch.device("cpu")
 def test_inputs_scaled_once_are_those_that_are_scaled_in_each_batch(
     inputs: torch.Tensor, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU with room for them; here the CPU stands for one."""
+    """A GPU with enough memory scales inputs once; here the CPU takes its place."""
     split, before = Split(inputs, torch.zeros(4, dtype=torch.long)), inputs.clone()
     shape, asked = tuple(inputs.shape[1:]), {"prepare": lambda: None, "load": dict, **about}
     dataset = Dataset(shape, 2, 4, **asked)

@@ -1,4 +1,4 @@
-"""Transforms of torchvision's v2 and of a stranger's, image by image and by draws of their own."""
+"""Transforms of torchvision's v2 and user-defined ones, called with one image and its own draws."""
 
 from __future__ import annotations
 
@@ -114,6 +114,6 @@ def counts_its_calls(image: Tensor) -> Tensor:
 def test_a_transform_that_does_not_do_the_same_again_is_refused(
     cell: Callable[..., Cell], name: str
 ) -> None:
-    """A resumed training, and another pack, would see other images."""
+    """Otherwise a resumed training, or another pack, would see other images."""
     with pytest.raises(ValueError, match=f"{name}` makes another image of the same one"):
         plan([cell(recipe__augment={"_target_": f"{__name__}.{name}"})])

@@ -1,4 +1,4 @@
-"""`Prefetch`: batches that threads fetch are those that were asked for, or one error."""
+"""`Prefetch`: threads fetch exactly the requested batches, or raise one error."""
 
 import threading
 
@@ -51,7 +51,7 @@ def test_batches_are_fetched_before_they_are_asked_for():
 
 
 class Torn(Split):
-    """A file that cannot be read from image 9 on."""
+    """A split that cannot be read from image 9 on."""
 
     def take(self, index: Tensor) -> Tensor:
         if 9 in index:

@@ -1,4 +1,4 @@
-"""Images that splits share are found by content, or by place where they stay in their file."""
+"""Images that splits share are found by content, or by row number if they stay in their file."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_more_than_a_few_are_a_mistake(count: int, size: int, is_one: bool) -> N
 
 
 def test_rows_that_a_table_repeats_are_no_mistake_and_a_split_taken_from_another_is() -> None:
-    """Three numbers of 0 or 1 are one of eight rows, whatever is held out."""
+    """Rows of three bits have only eight values, so any two splits share most of them."""
     draws = torch.Generator().manual_seed(0)
     few = torch.randint(0, 2, (300, 3), generator=draws)
     many = torch.rand(300, 3, generator=draws)

@@ -22,7 +22,7 @@ print(copy_code(Path({code!r})))
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The snapshot of a submission that imported a package without __init__ and a module."""
+    """The snapshot of a submission that imported a package without `__init__` and a module."""
     mine = tmp_path / "mine"
     (mine / "mylab" / "__pycache__").mkdir(parents=True)
     (mine / "mylab" / "nets.py").write_text("WIDTH = 1\n")
@@ -72,7 +72,7 @@ def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
 def test_what_an_installer_put_into_any_folder_is_no_code_of_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster's torch often lies in a folder of its own; forgetting it breaks the process."""
+    """A cluster's torch is often in its own folder; treating it as user code breaks the process."""
     for name in ("vendored", "beside"):
         (tmp_path / f"{name}.py").write_text("")
     (tmp_path / "compiled").mkdir()

@@ -1,8 +1,8 @@
-"""Cells drawn at random: models, methods, criteria, resets, freezes, schedules, recipes, backends.
+"""Randomly drawn cells: models, methods, criteria, resets, freezes, schedules, recipes, backends.
 
-Options are tested by themselves elsewhere. Here they meet: each composition that can be planned is
-computed as planned, in a stack, with the bytes of each seed alone, whatever killed it; records
-count what the masks keep; and the audit of it passes.
+Other tests check each option alone; here options are combined. Each composition that can be planned
+is computed as planned, stacked, with the same bytes as each seed alone, even if it was killed; its
+records count what the masks keep; and its audit passes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 
 def drawn(draws: random.Random) -> list[Cell]:
-    """The cells of one composition, one per seed."""
+    """Draw the cells of one composition, one per seed."""
     pick, names = draws.choice, [*METHODS]
     model, method, length = pick([*MODELS]), pick(names), draws.randint(5, 12)
     net = {"_target_": "lt_sweeps.models.FC", "hidden": [draws.randint(5, 20), pick((7, 8, 10))]}
@@ -79,7 +79,7 @@ def drawn(draws: random.Random) -> list[Cell]:
 
 
 def planned(draws: random.Random) -> list[Cell]:
-    """The first composition that is not refused."""
+    """Plan the first composition that is not refused."""
     while True:
         cells = drawn(draws)
         try:
@@ -90,7 +90,7 @@ def planned(draws: random.Random) -> list[Cell]:
 
 
 def rows(root: Path, seeds: Sequence[int] = SEEDS) -> dict[str, list[dict[str, Any]]]:
-    """The records of these seeds, without how they were computed."""
+    """The records of these seeds, without the columns that say how they were computed."""
     found = {}
     for path in root.glob("runs/*/*/records.jsonl"):
         if int(path.parent.name) in seeds:
@@ -101,7 +101,7 @@ def rows(root: Path, seeds: Sequence[int] = SEEDS) -> dict[str, list[dict[str, A
 
 
 def compute_killed(cells: Sequence[Cell], root: Path, at: int, backend: str) -> None:
-    """Compute until the write of this number, before or after which the process is killed."""
+    """Compute, but kill the process before or after the write of this number."""
     written, link, replace = 0, os.link, os.replace
 
     def dying(function: Any) -> Any:
@@ -150,7 +150,7 @@ def test_options_hold_their_promises_where_they_meet(number: int, tmp_path: Path
 
 
 def _check_counts(store: Store, seed: str, row: dict[str, Any]) -> None:
-    """What a row counts is what the mask of its ticket keeps."""
+    """Check that the counts of each record equal those of its ticket's mask."""
     assert row["weights_remaining"] == sum(row["layers_remaining"].values())
     assert row["sparsity"] == 1 - row["weights_remaining"] / row["weights_total"]
     if row["kind"] == "score":

@@ -1,4 +1,4 @@
-"""A plan says what changed since the sweep whose results it cannot use."""
+"""A plan that cannot use the results of an earlier sweep says what has changed since then."""
 
 import sys
 from dataclasses import replace

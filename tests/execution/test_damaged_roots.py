@@ -1,4 +1,4 @@
-"""Commands on a damaged root: one line, an exit status, and no file renamed by who only reads."""
+"""Commands on a damaged root: one line, an exit status, and reading renames no file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READING = ("report", "export", "status", "compare", "sync")
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of one cell with two levels, computed once; each test harms a copy of its root."""
+    """A sweep of one cell with two levels, computed once; each test damages a copy of its root."""
     root = tmp_path_factory.mktemp("computed") / "results"
     config = {**TINY, "schedule": {**TINY["schedule"], "levels": 1}, "tracker": {"_target_": None}}
     config |= {"device": "cpu", "root": "results", "name": "tiny", "checkpoint_every": 60}
@@ -65,7 +65,7 @@ def _command(verb: str, sweep: Path, out: Path) -> int:
 def _answer(
     verb: str, sweep: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """The status and the words of a command, which changed no file of the root."""
+    """Return the status and output of a command, which must not change any file of the root."""
     root = sweep.parent.parent
     before = listed(root)
     status = _command(verb, sweep, out)
@@ -285,7 +285,7 @@ def test_a_damaged_note_of_submitted_jobs_says_what_to_delete(
 
 
 def _planted(sweep: Path, config: Path, **changes: object) -> None:
-    """Functions of somebody's in a cell's config and in the manifest of its sweep."""
+    """Name foreign functions in a cell's config and in the manifest of its sweep."""
     content = yaml.safe_load(config.read_text())
     content["config"] |= changes
     config.write_text(yaml.safe_dump(content))
@@ -303,7 +303,7 @@ def test_reading_somebodys_results_runs_none_of_their_code(
     capsys: pytest.CaptureFixture[str],
     target: str,
 ) -> None:
-    """Neither a function that is named is run, nor a module imported to look for it."""
+    """The named functions do not run, and their modules are not even imported."""
     monkeypatch.syspath_prepend(tmp_path)
     ran, out = tmp_path / "ran", tmp_path / "out"
     touch = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"

@@ -1,4 +1,4 @@
-"""What a question or a pack costs grows with what is new, and not with all that is there."""
+"""The cost of a command or a pack grows with the new work, not with the size of the whole root."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Run = Callable[..., tuple[Plan, Store]]
 
 @contextmanager
 def counted(*names: str) -> Iterator[Counter[str]]:
-    """How often functions of `os` are called."""
+    """Count the calls of functions of `os`."""
     count: Counter[str] = Counter()
 
     def counting(name: str, function: Callable) -> Callable:
@@ -174,7 +174,7 @@ def test_a_file_is_settled_only_when_its_clock_has_ticked(
 def test_a_start_reads_each_stored_ticket_once(
     cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pruning, criterion and reset each ask for the training before, or for the first weights."""
+    """Pruning, criterion and reset all need the previous training, or the first weights."""
     made, store = run(cell(schedule__levels=2))
     last, reads, read = made.units[-1], Counter[Path](), ticket_file.read_content
 
@@ -193,7 +193,7 @@ def test_a_start_reads_each_stored_ticket_once(
 def test_a_cell_that_becomes_complete_looks_at_each_ticket_three_times(
     cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For its row, for its facts, and for all of it: the header of a long training takes 2 ms."""
+    """For its row, for its facts, and in full: the header of a long training takes 2 ms."""
     made, store = run(cell(schedule__levels=2))
     for path in store.root.glob("runs/*/*/DONE"):
         path.unlink()
@@ -207,7 +207,7 @@ def test_a_cell_that_becomes_complete_looks_at_each_ticket_three_times(
 
 
 def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_path: Path) -> None:
-    """They are appended: nothing of the levels before is read, hashed or written again."""
+    """They are appended: records of earlier levels are not read, hashed or written again."""
     costs = {}
     for levels in (3, 5):
         made, store = (
@@ -234,7 +234,7 @@ def test_the_records_of_a_level_cost_the_same_at_every_level(cell: Make, tmp_pat
 def test_a_pack_reads_nothing_of_what_was_verified_of_other_cells(
     cell: Make, tmp_path: Path
 ) -> None:
-    """Else each pack of a large root would read a line for each of its tickets."""
+    """Otherwise each pack in a large root would read one line for each ticket of the root."""
     made = plan([cell(recipe__length="1ep", schedule__levels=1)])
     todo = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=1)
     sweep = Submission(made, settings(tmp_path)).freeze(todo)
@@ -254,7 +254,7 @@ def test_a_pack_reads_nothing_of_what_was_verified_of_other_cells(
 
 
 def _written_at_once(made: Plan, store: Store) -> tuple[bytes, bytes]:
-    """The records of a cell as they are, and as they are when all are written at once."""
+    """The records of a cell, as they were written and as they are when written in one go."""
     folder = RunFolder.of(store.root, made.cells[0].signature, 0)
     appended = folder.records.read_bytes()
     for path in (folder.records, folder.done):

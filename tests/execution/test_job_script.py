@@ -1,4 +1,4 @@
-"""A batch script that Slurm signals at any moment requeues its job, whose work was saved."""
+"""If Slurm signals a batch script at any moment, its work is saved and its job is requeued."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ RUNNING, CANCELLED = "JobState=RUNNING Reason=None", "JobState=CANCELLED Reason=
 def script(
     folder: Path, setup: str, command: str, state: str = RUNNING, *, patience: float = 60
 ) -> subprocess.Popen[str]:
-    """A batch script at work; a `scontrol` that knows the job's state notes what is requeued."""
+    """A running batch script, and a fake `scontrol` that notes which jobs are requeued."""
     requeue = f'echo "$2" >> {folder}/requeued; exec kill -KILL $PPID'  # Slurm ends a requeued job
     scontrol = f"#!/bin/bash\n[ $1 = show ] && echo '{state}' && exit\n{requeue}\n"
     (folder / "scontrol").write_text(scontrol)
@@ -59,7 +59,7 @@ def test_a_signal_requeues_the_task_at_whatever_moment_it_comes(
 
 
 def test_a_command_that_hangs_is_killed_and_requeued_before_the_time_limit(tmp_path: Path) -> None:
-    """Slurm would end it at the limit as a failed job, and start nothing again."""
+    """At the limit Slurm would end it as a failed job, and would not start it again."""
     hangs = """bash -c 'trap "" TERM; touch begun; exec sleep 60'"""
     process = script(tmp_path, "true", hangs, patience=0.3)
     signalled(process, tmp_path, signal.SIGUSR2)
@@ -98,7 +98,7 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path, command: str) -> None:
 
 
 def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
-    """On some clusters compute nodes have no `scontrol`, or may not use it."""
+    """On some clusters, compute nodes lack `scontrol` or may not use it."""
     process = script(tmp_path, "true", SAVES)
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho Access denied >&2; exit 1\n")
     signalled(process, tmp_path, signal.SIGUSR2)
@@ -116,7 +116,7 @@ def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, stat
 
 
 def sleeping(seconds: float) -> list[int]:
-    """The processes that sleep so long."""
+    """The processes that sleep for this time."""
     words = f"sleep\0{seconds}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

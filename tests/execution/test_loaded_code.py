@@ -1,4 +1,4 @@
-"""All processes of a sweep run one and the same code, whatever is edited while it runs."""
+"""All processes of a sweep run the same code, even if files are edited while the sweep runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 
 def edited(name: str, path: Path) -> LoadedCode:
-    """This process's code, but for one module that was found elsewhere or had another source."""
+    """This process's code, with one module that has another source or was found elsewhere."""
     now = LoadedCode.now()
     return LoadedCode({**now.modules, name: SourceFile(path, "0" * 64)})
 
@@ -89,7 +89,7 @@ def test_a_job_stops_that_runs_other_code_than_its_copy(tmp_path: Path) -> None:
 
 
 def in_copy(copy: Path, program: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program that lies in a copy of the code, as a job does."""
+    """Run a program in a copy of the code, as a job does."""
     (copy / "probe.py").write_text(program)
     words = [sys.executable, str(copy / "probe.py")]
     return subprocess.run(words, capture_output=True, text=True, cwd=folder)
@@ -142,7 +142,7 @@ def test_a_module_of_the_users_that_is_edited_while_a_sweep_runs_ends_it_with_on
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder with the package in it, where a person starts sweeps and edits."""
+    """A folder that holds the package, in which a user starts sweeps and edits files."""
     folder = tmp_path / "clone"
     for name in ("lt_sweeps", "conf"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -151,7 +151,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def flip(clone: Path) -> Path:
-    """Turn a criterion round."""
+    """Edit a criterion so that it ranks weights in the opposite order."""
     path = clone / "lt_sweeps" / "sparsity" / "criteria.py"
     text = path.read_text()
     assert "return final.abs()" in text
@@ -164,7 +164,7 @@ def flip(clone: Path) -> Path:
 def test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs(
     clone: Path, tmp_path: Path, command_line: CommandLine, killed: bool
 ) -> None:
-    """A process of a pack that starts after the edit, for one that was killed, does not see it."""
+    """A process that starts after the edit, in place of a killed one, does not see the edit."""
     words = [*WORDS, "mask_criterion=large_final", "recipe.length=600ep"]
     assert command_line(*words, f"root={tmp_path / 'whole'}").status == 0
     process = start(*words, f"root={tmp_path / 'results'}", folder=clone, code=clone)

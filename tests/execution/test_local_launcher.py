@@ -37,8 +37,8 @@ WORDS = [
 def results(root: Path) -> dict[str, object]:
     """Every ticket's bytes and every record.
 
-    Left out are the seconds, which a clock measured, and the size of the stack: a pack that is
-    killed twice by chance goes on as two halves, with the same bytes.
+    Two columns are left out: the seconds, which a clock measured, and the size of the stack,
+    because a pack that happens to be killed twice continues as two halves, with the same bytes.
     """
     contents: dict[str, object] = {**tickets(root)}
     for path in root.glob("runs/*/*/records.jsonl"):
@@ -51,7 +51,7 @@ def results(root: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep that nothing disturbed, as a person starts it: in a process of its own."""
+    """A sweep that was not disturbed, in its own process, as a user starts it."""
     root = tmp_path_factory.mktemp("whole") / "results"
     status, out, err = finish(start(*WORDS, f"root={root}", folder=root.parent))
     assert status == 0, err
@@ -83,7 +83,7 @@ def test_a_complete_sweep_is_reported_again_only_if_its_report_would_change(
     (folder,) = root.glob("sweeps/*/report")
 
     def again(*words: str) -> bool:
-        """Run the same words; returns whether a report was written."""
+        """Run the same words again; return whether a report was written."""
         before = (folder / "report.json").stat().st_mtime_ns
         status, out, err = command_line(*WORDS, *words, f"root={root}")
         assert status == 0, err
@@ -123,7 +123,7 @@ def test_plan_starts_nothing(tmp_path: Path, command_line: CommandLine) -> None:
 
 
 def disturbed(root: Path, command_line: CommandLine, *, kills: int, seed: int) -> int:
-    """Kill a sweep at random operations on files, then let it end; returns how many kills came."""
+    """Kill a sweep at random file operations, then let it end; return the number of kills."""
     draws, killed = random.Random(seed), 0
     words = (*WORDS, f"root={root}", "checkpoint_every=0.05")
     for _ in range(kills):
@@ -161,7 +161,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_the_packs_of_a_launcher_that_is_killed_alone_save_and_end(tmp_path: Path) -> None:
-    """Each fork closes what it has of the others' pipes, so that its own breaks."""
+    """Each fork closes its copies of the other forks' pipes, so that its own pipe breaks."""
     words = (*WORDS, f"root={tmp_path / 'results'}", "recipe.length=100000ep", "schedule.levels=1")
     process = start(*words, folder=tmp_path)
     at_work = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -194,7 +194,7 @@ def fail(final: Tensor) -> Tensor:
 
 @pytest.fixture
 def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Words that choose the criterion `luck`, which is one of the functions above."""
+    """The overrides that choose the criterion `luck`, one of the functions above."""
 
     def words(name: str) -> list[str]:
         (tmp_path / "luck.py").write_text(CRASHING)
@@ -258,7 +258,7 @@ def test_resume_does_what_is_missing(
 
 
 def diverging(root: Path, rates: str) -> list[str]:
-    """A short sweep by SGD, at learning rates of which 1e30 diverges."""
+    """A short sweep by SGD with several learning rates; the rate 1e30 diverges."""
     changed = ("seed", "schedule.levels", "recipe.length", "report.figures", "mask_criterion")
     kept = [word for word in WORDS if word.partition("=")[0] not in changed]
     short = ["recipe.length=2ep", "schedule.levels=1", "report.figures=[]", f"root={root}"]
@@ -323,7 +323,7 @@ def test_another_process_asks_what_gpus_have(
 def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line(
     command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where its driver is too old: NVML counts the GPUs, and CUDA does not start."""
+    """For example, if the driver is too old: NVML counts the GPUs, but CUDA does not start."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     status, _, err = command_line("plan", "schedule.levels=1")
     assert status == 1

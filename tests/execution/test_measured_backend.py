@@ -1,4 +1,4 @@
-"""A backend that is measured is chosen once for a network, and holds for the whole sweep."""
+"""A measured backend is chosen once per network, and used for the whole sweep."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sweep(made: Plan, tmp_path: Path) -> SweepFolder:
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Choose as on a GPU, by a clock that tells these times one after another."""
+    """Choose a backend as on a GPU, with a clock that returns these times one after another."""
     told: list[float] = []
     monkeypatch.setattr(
         measured_backend, "timed_backends", lambda module, device: timed_backends(module, CUDA)
@@ -218,7 +218,10 @@ def test_what_cannot_compute_a_network_or_does_not_fit_is_left_out(
 def test_a_capture_that_fails_leaves_the_times_of_the_backends_before_it(
     made: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch then refuses to empty its cache; without a choice every half of the pack would fail."""
+    """Torch then refuses to empty its cache.
+
+    Without a choice, each half of the pack would fail too.
+    """
 
     def time_one(units: object, store: object, machine: Machine) -> float:
         if machine.backend == "grouped":

@@ -1,4 +1,4 @@
-"""The trial of a plan: a mistake in a user's own code is one line, before anything is computed."""
+"""A plan tries user-defined code: a mistake is one line, before anything is computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILE = Path(__file__).name
 
 
 class Flat(nn.Module):
-    """A linear layer on flat images."""
+    """A linear layer on flattened images."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Squeezed(Flat):
 
 
 class Backwards(nn.Module):
-    """It constructs its output layer first."""
+    """A network that constructs its output layer first."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Narrow(Flat):
 
 
 class Everywhere(Flat):
-    """A class for each of 2 x 2 pixels: `[N, classes, 2, 2]`."""
+    """A class for each of 2 x 2 pixels: outputs are `[N, classes, 2, 2]`."""
 
     def forward(self, x: Tensor) -> Any:
         return super().forward(x)[:, :, None, None].expand(-1, -1, 2, 2)
@@ -103,7 +103,7 @@ def pixels() -> Dataset:
 
 
 def ranks() -> Dataset:
-    """Four ordered classes, of which a network returns the three steps between them."""
+    """Four ordered classes; a network returns one number for each step from class to class."""
     return replace(
         pixels(), outputs=3, load=lambda: {n: ranked(s) for n, s in pixels().load().items()}
     )

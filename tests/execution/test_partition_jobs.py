@@ -1,4 +1,4 @@
-"""Cells become jobs that share nothing, wait for no circle, and have near equal work."""
+"""Cells become jobs of similar size that share no work and never wait in a circle."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A full disk makes work wait, for minutes; then it ends with one line."""
+"""If the disk is full, work waits for minutes; then it ends with one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 class Clock:
-    """The time that a process has slept; it sleeps no second of it."""
+    """A clock that adds up the time that a process has asked to sleep, without sleeping."""
 
     def __init__(self, at_most: float = 3600, then: Callable[[], None] = lambda: None) -> None:
         self.slept, self.at_most, self.then = 0.0, at_most, then
@@ -132,7 +132,7 @@ def test_a_pack_whose_log_cannot_be_written_is_computed_all_the_same(
 
 @pytest.fixture
 def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
-    """Words that choose a criterion to which the disk is full, as often as is said."""
+    """The overrides that choose a criterion for which the disk is full, this number of times."""
 
     def words(times: int) -> list[str]:
         name = f"full_{times}"  # a module of its own, because a process imports a name once

@@ -1,4 +1,4 @@
-"""The live panel: what is done, what came out and what is left, within the terminal's height."""
+"""The live panel shows finished work, results and remaining work within the terminal's height."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATES = (0.1, 0.01)
 
 @pytest.fixture
 def sweep(cell: Make, swept: Swept) -> SweepFolder:
-    """Two learning rates with two seeds each, trained."""
+    """A sweep of two learning rates with two seeds each, trained."""
     cells = [cell(recipe__lr=rate, seed=seed) for rate in RATES for seed in (0, 1)]
     folder = swept(*cells)
     made = plan(cells)
@@ -51,7 +51,7 @@ def panel_of(sweep: SweepFolder, *, height: int = 24, terminal: bool = True) -> 
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the panel's clock says, which stands still."""
+    """The time on the panel's clock, which stands still."""
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
@@ -92,7 +92,7 @@ def test_the_panel_shows_trainings_scores_and_time(sweep: SweepFolder) -> None:
 def test_the_score_is_the_first_metric_of_the_report(
     metrics: list[str] | None, scores: dict[str, Any], shown: str | None
 ) -> None:
-    """`conf/report` asks for `test_metric`, which stands for the task's own."""
+    """conf/report has `test_metric`, which stands for the task's main metric."""
     report = {} if metrics is None else {"metrics": metrics}
     facts = [TicketFacts(step=3, metrics=scores), TicketFacts(step=3, metrics=scores)]
     assert latest_score(facts, layout(report).metrics[0], "best") == (shown and (shown, 2))

@@ -1,4 +1,4 @@
-"""What no sweep needs any more can go, and nothing that counts goes with it."""
+"""`prune-store` removes tickets that no sweep needs any more, and no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., Cell]
 
 @pytest.fixture
 def computed(cell: Make, tmp_path: Path) -> Callable[..., SweepFolder]:
-    """Compute a sweep as its launcher does; its name, its cells, and whether it ends."""
+    """Compute a sweep as its launcher does; return its name, its cells, and whether it ends."""
 
     def computed(name: str, *cells: Cell, ends: bool = True) -> SweepFolder:
         made = plan(cells)

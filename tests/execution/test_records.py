@@ -1,4 +1,4 @@
-"""Records are made from what is stored, whole, and never silently wrong."""
+"""Records are made from stored tickets, are complete, and are never silently wrong."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
 
 
 def test_a_fake_record_knows_what_a_real_one_knows(cell: Make, run: Run, tmp_path: Path) -> None:
-    """The tests of reports stand on fakes: a field that they leave out would be tested nowhere."""
+    """Tests of reports use fake records: a field that they lack would be tested nowhere."""
     made, store = run(cell())
     real = RunFolder(folder(made, store)).read().records
     fake = RunFolder(FakeSweep(tmp_path).cell("a", accuracies=[0.9, 0.8, 0.7])).read().records
@@ -230,7 +230,7 @@ def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:
 
 
 def test_an_option_that_was_renamed_has_its_new_name_in_the_rows(cell: Make, run: Run) -> None:
-    """The result is the same; an audit takes a name that no file has for an edit."""
+    """The result is the same, but an audit would take the old name for an edited config."""
     made, store = run(cell())
     now, tickets = made.cells[0], StoredTickets(store, thorough=True)
     before = RunFolder(folder(made, store)).read()
@@ -293,7 +293,7 @@ def test_a_row_of_an_earlier_version_has_no_notes(cell: Make, run: Run) -> None:
 
 
 def test_what_is_pruned_by_weights_that_diverged_counts_as_diverged(cell: Make, run: Run) -> None:
-    """Rewound to its initialisation and trained by another recipe, it would look like a ticket."""
+    """Rewound to its start and trained with another recipe, it would look like a ticket."""
     method = {"_target_": "lt_sweeps.plan.methods.learned_supermask_from", "dense": {"lr": 1e30}}
     for criterion, sound in (("large_final", False), ("random", True)):
         one = cell(
@@ -310,7 +310,7 @@ def test_what_is_pruned_by_weights_that_diverged_counts_as_diverged(cell: Make, 
 
 @dataclass(frozen=True)
 class Forgets(Sparsifier):
-    """Promises to keep half of the weights, and prunes nothing."""
+    """A sparsifier that promises to keep half of the weights, and prunes none."""
 
     @property
     def kept_at_end(self) -> int:

@@ -1,4 +1,4 @@
-"""A profile is refused where it is wrong, before anything is submitted."""
+"""A wrong cluster profile is refused, with the key at fault, before anything is submitted."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A search by somebody else's sweeper: each trial returns its objective."""
+"""A search by a foreign Hydra sweeper: each trial returns its objective."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Search = Callable[..., int]
 
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Search:
-    """Run words with the stranger's sweeper, in an empty folder."""
+    """Run overrides with the foreign sweeper, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     option = tmp_path / "own" / "hydra" / "sweeper" / "strange.yaml"
     option.parent.mkdir(parents=True)
@@ -248,6 +248,6 @@ def interrupted(_: Submission) -> int:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """When each ticket was written."""
+    """The time at which each ticket was written."""
     files = (folder / "results" / "tickets").glob("*/*.safetensors")
     return {str(path): path.stat().st_mtime_ns for path in files}

@@ -1,4 +1,4 @@
-"""How many jobs a profile makes of a sweep, and which jobs are a sweep's, without a cluster."""
+"""Without a cluster: the number of jobs that a profile makes, and which jobs belong to a sweep."""
 
 import os
 import re
@@ -30,7 +30,7 @@ WORDS = [
 
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
-    """The rows of the plan, by their names."""
+    """The rows of the printed plan, by their names."""
     assert main([*WORDS, *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     return {m[1]: m[2] for m in (re.match(r"([a-zA-Z ]+?) {2,}(.*)", line) for line in lines) if m}
@@ -111,7 +111,7 @@ def test_the_jobs_of_a_sweep_are_not_those_of_its_copy(
 def test_the_jobs_that_another_user_has_submitted_for_a_shared_sweep_are_asked_for(
     swept: Callable[..., Path], cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else they counted as lost, and `resume` submitted their work a second time."""
+    """They used to count as lost, so `resume` submitted their work a second time."""
     sweep = SweepFolder(swept(cell(), computed=False))
     name = job_name(sweep, 0)
     Batch(0, name, [["a pack"]], "cpu", 1, [], [False], id="70").write(sweep)
@@ -130,7 +130,7 @@ REFUSED = "sbatch: error: invalid partition specified: nope"
 
 @pytest.fixture
 def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster with an empty queue, whose `sbatch` accepts no job."""
+    """A cluster with an empty queue, whose `sbatch` refuses every job."""
     monkeypatch.chdir(tmp_path)
     for name, script in {
         "sbatch": f"echo '{REFUSED}' >&2; exit 1",
@@ -146,7 +146,7 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
     refusing: None, cell: Make, run: Callable[..., object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of it, or the cells of one criterion."""
+    """Another sweep has trained either everything, or the cells of one criterion."""
     random = {"_target_": "lt_sweeps.sparsity.criteria.random"}
     known, new = cell(tracker={}), cell(tracker={}, mask_criterion=random)
     run(known)
@@ -170,7 +170,7 @@ def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
 def test_each_command_that_is_printed_can_be_typed(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`logs` needs a cell, and `resume` the modules of a person's own functions."""
+    """`logs` needs a cell, and `resume` the modules of user-defined functions."""
     (tmp_path / "growth_lab.py").write_text("def growth(final):\n    return final.abs()\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = plan([cell(mask_criterion={"_target_": "growth_lab.growth"}), cell()])
@@ -193,7 +193,7 @@ def test_resume_takes_a_time_as_slurm_does(
 def test_refused_jobs_can_be_fewer_and_their_canary_does_not_stay(
     refusing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else each try would leave a canary, which counts for a limit of jobs as any other."""
+    """Otherwise each attempt would leave a canary, which counts towards a limit of jobs."""
     takes_one = "[ -e taken ] && { echo limit >&2; exit 1; }; touch taken; echo batch job 77"
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{takes_one}\n")
     (tmp_path / "scancel").write_text('#!/bin/sh\necho "$@" >> cancelled\n')

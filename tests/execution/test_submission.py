@@ -1,4 +1,4 @@
-"""A sweep is frozen, resumed as it was, and never done twice."""
+"""A sweep is frozen, resumes as it was frozen, and computes nothing twice."""
 
 import shutil
 import subprocess
@@ -312,7 +312,7 @@ def splits_of(images: dict[str, Tensor]) -> Dataset:
 
 
 def leaking(*, shared: int, split: str, other: str) -> Dataset:
-    """Of 200 images in each split, so many of one are images of another."""
+    """A data set of 200 images per split, of which this many are also in another split."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 200, 1, 4, 4), generator=draws, dtype=torch.uint8)
     named: dict[str, Tensor] = {"train": images[0], "val": images[1], "test": images[2]}
@@ -321,7 +321,7 @@ def leaking(*, shared: int, split: str, other: str) -> Dataset:
 
 
 def mislabelled() -> Dataset:
-    """One label of the test split is none of the classes."""
+    """A data set with one test label that is not among the classes."""
     dataset = leaking(shared=0, split="test", other="train")
     dataset.load()["test"].targets[7] = 9
     return dataset

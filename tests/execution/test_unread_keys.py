@@ -1,4 +1,4 @@
-"""A key of a method counts as read if another value changes what is computed, or is refused."""
+"""A key of a method counts as read if another value changes the result or is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ LENGTHS = {"short": 1, "long": 2}
 
 
 def own(init: Init, recipe: Training, mode: str = "short", file: str = "", note: str = "") -> Train:
-    """A method of a user's, which does not check what it is given."""
+    """A user-defined method that does not check its arguments."""
     assert LENGTHS[mode] and (not file or Path(file).read_text())
     return dense(init, recipe)
 

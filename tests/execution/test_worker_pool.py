@@ -1,4 +1,4 @@
-"""Packs in a process that is kept, and in one each: they end alike."""
+"""Packs give the same results in one process that is kept as in one process each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Make = Callable[..., Cell]
 
 
 class Seen:
-    """The panel of a pool: it notes which process had each pack when a pack began or ended."""
+    """A pool's panel that notes, when a pack begins or ends, which process has it."""
 
     def __init__(self, then: Callable[[Workers], None] = lambda pool: None) -> None:
         self.pool: Workers
@@ -65,7 +65,7 @@ def frozen(cells: list[Cell], root: Path) -> SweepFolder:
 def trained(
     sweep: SweepFolder, panel: Seen, *, keep: bool, devices: Sequence[str] = ("cpu",)
 ) -> dict[str, bytes]:
-    """The tickets of a sweep, whose packs are trained one after another."""
+    """The tickets of a sweep whose packs were trained one after another."""
     code, packs = LoadedCode.now(), sweep.manifest.packs
     pool = Workers(sweep, packs, devices, code=code, who="test", panel=panel, keep=keep)
     panel.pool = pool
@@ -89,7 +89,7 @@ def test_packs_in_one_process_and_in_one_each_end_with_equal_bytes(
 def test_a_process_that_is_no_fork_trains_the_same(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where this process has used CUDA already, in a notebook or by a user's module."""
+    """For example, if a notebook or a user's module has used CUDA in this process before."""
     forked = trained(frozen([cell(seed=0)], tmp_path / "forked"), Seen(), keep=True)
     new = multiprocessing.get_context("spawn")
     monkeypatch.setattr(pool_process, "process_context", lambda device: new)
@@ -113,7 +113,7 @@ def test_a_kept_process_that_was_killed_is_replaced(cell: Make, tmp_path: Path) 
 def test_a_process_whose_allocator_a_failed_capture_has_damaged_is_not_kept(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in torch before 2.13; its packs end well all the same, with plain steps."""
+    """This happens in torch before 2.13. The process's pack still ends well, with plain steps."""
 
     def refused() -> None:
         raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
@@ -127,7 +127,7 @@ def test_a_process_whose_allocator_a_failed_capture_has_damaged_is_not_kept(
 def test_a_gpu_that_cannot_be_used_takes_no_packs_from_other_devices(
     cell: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As one that has fallen off its bus; here there is none at all."""
+    """For example one that has fallen off its bus; this machine has none at all."""
     alone = trained(frozen([cell(seed=0)], tmp_path / "cpu"), Seen(), keep=False)
     sweep, started = frozen([cell(seed=0)], tmp_path / "both"), list[str]()
 
@@ -202,8 +202,10 @@ def test_only_a_second_ctrl_c_ends_a_process_that_hangs(
     second: signal.Signals,
     status: int,
 ) -> None:
-    """It would keep its units, for which the same command would wait; a second SIGTERM says no
-    more than the first: Slurm may send several."""
+    """Otherwise the hung process would keep its units, for which the same command waits.
+
+    A second SIGTERM does not count, because Slurm may send several.
+    """
     monkeypatch.delitem(sys.modules, "hanging", raising=False)
     (tmp_path / "hanging.py").write_text(HANGING)
     monkeypatch.syspath_prepend(tmp_path)
@@ -253,7 +255,7 @@ def test_a_process_that_has_run_a_users_code_is_not_kept(
 
 
 def denormal() -> bool:
-    """Whether a denormal number is kept, and not flushed to zero."""
+    """Whether a denormal number is kept, instead of flushed to zero."""
     return bool((torch.full((8,), 1e-30) * 1e-10).any())
 
 
@@ -330,7 +332,7 @@ def test_a_process_sees_its_own_gpu_alone(
 
 
 def started(answer: Connection) -> None:
-    """How processes are started before and after the driver was asked for GPUs."""
+    """How processes are started before and after the driver was asked for the number of GPUs."""
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     ways = []
     for _ in range(2):
