@@ -1,7 +1,7 @@
-"""The device that the `gpu` tests run on: `LT_TEST_DEVICE`, by default `cuda`.
+"""The device of the `gpu` tests: `LT_TEST_DEVICE`, by default `cuda`.
 
-`LT_TEST_DEVICE=cpu python -m pytest -m gpu tests/gpu` rehearses them without a GPU: what is true on
-any device must pass there too.
+`LT_TEST_DEVICE=cpu python -m pytest -m gpu tests/gpu` rehearses them without a GPU: claims that
+hold on any device must pass on the CPU too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The script for a GPU machine is rehearsed, because there it has minutes and no second try."""
+"""Rehearse the script for a GPU machine, which will have only a few minutes and one try there."""
 
 from __future__ import annotations
 

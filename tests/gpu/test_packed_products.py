@@ -1,4 +1,4 @@
-"""On a GPU packed 2:4 weights give the products of the dense ones."""
+"""On a GPU, products with packed 2:4 weights equal those with dense weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a GPU a step is captured where it can be, and computes what it does on a CPU."""
+"""On a GPU a step is captured if possible, and computes the same as on a CPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Reads(nn.Module):
-    """A network of which every step sends numbers to the device and reads one back."""
+    """A network that in every step sends numbers to the device and reads one back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Reads(nn.Module):
 
 
 class Keeps(nn.Module):
-    """A network that keeps a tensor of the last batch's size."""
+    """A network that keeps a tensor whose size is that of the last batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Keeps(nn.Module):
 
 
 def stepped(net: nn.Module, device: str, backend: str) -> tuple[Stack, Callable[[], None]]:
-    """A stack of networks that differ, and the step that computes its gradients."""
+    """A stack of different networks, and the step that computes its gradients."""
     kind = TOKENS if isinstance(net, Transformer) else CLASSIFICATION
     stack = Stack(net, R, device=device, backend=backend, task_loss=TaskLoss(kind))
     draws = torch.Generator().manual_seed(1)
@@ -115,7 +115,7 @@ def test_a_step_that_waits_runs_without_a_graph_and_the_next_one_has_its_own(dev
 
 
 class Refused(nn.Module):
-    """A network that does what no graph can have, and keeps a tensor of the try."""
+    """A network that cannot be captured, and keeps a tensor that it made during the attempt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Refused(nn.Module):
 
 
 def refused(device: str) -> tuple[bool, list[str], list[list[float]], list[list[float]]]:
-    """Whether the step itself is taken, what is said, its gradients, and a next network's."""
+    """Whether the plain step is used, the message, the gradients, and those of the next network."""
     told, handler = list[str](), logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
     logging.getLogger("lt_sweeps").addHandler(handler)

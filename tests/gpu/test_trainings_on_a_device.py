@@ -1,8 +1,8 @@
-"""On a GPU every method trains what it trains on a CPU, however its step is taken.
+"""On a GPU every method trains the same as on a CPU, with captured and with eager steps.
 
-What is promised in float32 on one device: a captured step and an eager one end with the same bytes,
-so does a training that was interrupted, and so does the same training again. Up to rounding, which
-a training makes larger with every step, it ends as on a CPU, and a stack as its replicates alone.
+The promise for float32 on one device: a captured step, an eager step, an interrupted training and a
+repeated training all end with the same bytes. Equal only up to rounding, which grows with every
+step, are the results of a CPU, and of a replicate alone instead of in a stack.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ LOSS = 0.02  # of a validation loss, as a part of it
 
 @pytest.fixture(autouse=True)
 def _ranked_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ties are drawn on the CPU as on a device, so that the two can be compared."""
+    """Draw ties on the CPU for all devices, so that their results can be compared."""
     monkeypatch.setattr(top_k, "host_reads", lambda tensor: False)
 
 
 @pytest.fixture(scope="module")
 def trained_before() -> dict[str, Trained]:
-    """What was trained on the device, captured and stacked, by method: each once for all tests."""
+    """Trainings on the device, captured and stacked, by method: each runs once for all tests."""
     return {}
 
 
@@ -85,7 +85,7 @@ def on_device(
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """The bytes of every ticket, but for what a clock measured."""
+    """The bytes of every ticket, without the values that a clock measured."""
     paths = sorted(store.root.glob("tickets/*/*.safetensors"))
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 

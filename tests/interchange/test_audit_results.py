@@ -1,4 +1,4 @@
-"""Audit: a good sweep passes every check, and each planted fault fails its own check alone."""
+"""`audit`: a good sweep passes every check, and each planted fault fails only its own check."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LAYER = "output.weight"
 
 
 def verdicts(where: Path, out: Path, **options: Any) -> dict[str, str]:
-    """The state of every check."""
+    """The result of every check."""
     passed = audit(where, out=out, console=Console(quiet=True), **options)
     states = {c["check"]: c["state"] for c in json.loads(out.read_text())["checks"]}
     assert passed == ("FAIL" not in states.values())
@@ -86,14 +86,14 @@ def cells(sweep: Path) -> list[RunFolder]:
 
 
 def last(sweep: Path) -> tuple[RunFolder, Record, Path]:
-    """The sparsest result of a cell, from which nothing is computed: its record and its ticket."""
+    """A cell's sparsest result, which no stage starts from: its record and its ticket."""
     folder = next(f for f in cells(sweep) if f.read().records[0].seed == "1")
     record = folder.read().records[-1]
     return folder, record, ticket_path(sweep.parent.parent, record.stage, record.seed)
 
 
 def rewrite(path: Path, ticket: Ticket | None = None, **about: Any) -> None:
-    """Write a ticket with other tensors or metadata, and with the checksums of these."""
+    """Write a ticket with other tensors or metadata, and with matching checksums."""
     store, named = Store(path.parent.parent.parent), identity_in_path(path)
     key, seed, moment = named["stage"], named["seed"], named["moment"]
     ticket = ticket or store.read(key, seed, moment)
@@ -118,7 +118,7 @@ def stored(path: Path) -> Ticket:
 
 
 def changed(ticket: Ticket, change: Callable[[torch.Tensor, torch.Tensor], None]) -> Ticket:
-    """A ticket with another mask or other weights of one layer, flattened."""
+    """Change a ticket with a function of one layer's weights and mask, both flattened."""
     state = {name: tensor.clone() for name, tensor in ticket.state.items()}
     mask = {name: tensor.clone() for name, tensor in ticket.mask.items()}
     change(state[LAYER].view(-1), mask[LAYER].view(-1))
@@ -189,7 +189,7 @@ def count_in_record(sweep: Path) -> None:
 
 
 def revive_to_miss_the_target(sweep: Path) -> None:
-    """More weights than the schedule leaves, which header and record admit."""
+    """Keep more weights than the schedule says; header and record give the true number."""
     folder, record, path = last(sweep)
     before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
     ticket = stored(path)
@@ -219,7 +219,7 @@ def flip_a_bit(sweep: Path) -> None:
 
 
 def count_in_header(sweep: Path) -> None:
-    """Header and record agree on a count that the mask does not have."""
+    """Header and record agree on a number of weights that the mask does not have."""
     count_in_record(sweep)
     folder, _, path = last(sweep)
     record = folder.read().records[-1]
@@ -227,7 +227,7 @@ def count_in_header(sweep: Path) -> None:
 
 
 def revive(sweep: Path) -> None:
-    """A weight that level 1 has pruned takes the place of a kept one."""
+    """Replace a kept weight in the mask by one that level 1 has pruned."""
     folder, record, path = last(sweep)
     before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
     gone = (~before.mask[LAYER]).flatten().nonzero()[0, 0]
@@ -240,7 +240,7 @@ def revive(sweep: Path) -> None:
 
 
 def keep_another(sweep: Path) -> None:
-    """A weight that the criterion prunes at level 2 takes the place of one that it keeps."""
+    """Replace a kept weight in the mask by one that the criterion prunes at level 2."""
     folder, record, path = last(sweep)
     before = stored(ticket_path(sweep.parent.parent, folder.read().records[1].stage, record.seed))
 
@@ -261,7 +261,7 @@ def unpin(sweep: Path) -> None:
 
 
 def restart_elsewhere(sweep: Path) -> None:
-    """The start of a training, as `movement` compares it, is not the snapshot of step 4."""
+    """The start of a training, which `movement` uses, is not the snapshot of step 4."""
 
     def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
         weights[mask.nonzero()[0, 0]] += 1e-6
@@ -298,7 +298,7 @@ def claim_more(sweep: Path) -> None:
 
 
 def plan_otherwise(sweep: Path) -> None:
-    """The config and the manifest agree on a cell that is not the one that was computed."""
+    """Config and manifest agree on another cell than the one that was computed."""
     path, folder = sweep / "manifest.json", cells(sweep)[0]
     manifest = Manifest.read(path)
     name = f"{folder.path.parent.name}/{folder.path.name}"
@@ -532,7 +532,7 @@ def test_seeds_that_diverged_to_nan_in_all_weights_are_no_copies(cell: Make, swe
 
 
 def test_arms_without_a_path_through_the_network_are_no_copies(cell: Make, swept: Swept) -> None:
-    """What is left to train is the last bias, and all criteria leave the same."""
+    """Only the last bias can still train, so all criteria end with the same network."""
     cut = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.98}
     criteria = ({"_target_": f"lt_sweeps.sparsity.criteria.{c}"} for c in ("random", "small_init"))
     method = {"_target_": "lt_sweeps.plan.methods.one_shot"}
@@ -602,7 +602,10 @@ def test_images_in_two_splits_are_counted(
 
 
 def test_windows_that_a_text_repeats_are_no_fault_of_its_splits() -> None:
-    """A licence in several descriptions; the plan counts them by the same rule and goes on."""
+    """Several descriptions contain the same licence.
+
+    The plan counts such windows by the same rule.
+    """
     call = Call("lt_sweeps.data.text", Config({"length": 30}))
     findings = Findings()
     audit_splits(Task(call), findings)

@@ -1,4 +1,4 @@
-"""A compact network is smaller and computes the same; what cannot go stays, and says why."""
+"""A compact network is smaller and computes the same; layers that stay are named, with a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def net(kind: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
-    """A network in evaluation mode whose norms have statistics, shifts and scales of all signs."""
+    """A network in evaluation mode whose norms have statistics, shifts and scales of both signs."""
     torch.manual_seed(seed)
     make, shape = NETS[kind]
     return with_statistics(make().double().eval()), torch.randn(6, *shape, dtype=torch.float64)
@@ -104,7 +104,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 @pytest.mark.parametrize("name", ["vgg", "bottlenecks", "transformer"])
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_pruned_filters_of_the_other_networks_leave_their_outputs(name: str, share: float) -> None:
-    """Those of conf/model that no test above makes smaller, made small."""
+    """The networks of conf/model that no test above compacts, in small sizes."""
     torch.manual_seed(0)
     x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
     if name == "vgg":

@@ -1,4 +1,4 @@
-"""What lies on a path, worked out by hand and by brute force."""
+"""The weights on some path through a network, compared with hand counts and brute force."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_unit_that_nothing_reaches_and_one_that_reaches_nothing_do_not_count()
 
 
 def live_by_enumeration(kept: list[Tensor]) -> int:
-    """Weights on any path, path by path."""
+    """Find the weights on any path by trying every path."""
     on: set[tuple[int, int, int]] = set()
     widths = [kept[0].shape[1], *(k.shape[0] for k in kept)]
     for units in itertools.product(*map(range, widths)):
@@ -118,7 +118,7 @@ def test_a_deep_network_neither_overflows_nor_underflows() -> None:
 
 
 class Between(nn.Module):
-    """Two linear layers, and what lies between them."""
+    """Two linear layers, and a module between them."""
 
     way: Callable[[Tensor], Tensor]
 
@@ -184,7 +184,7 @@ def test_what_passes_on_what_arrives_ends_no_path(
 
 
 def test_a_transposed_convolution_counts_where_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 x 4 places are read by 1 * 2 * 2 * 2 weights each, prunable or not; 8 x 8 are written."""
+    """It reads 4 x 4 positions, with 1 * 2 * 2 * 2 weights for each, and writes 8 x 8."""
 
     class Upsampled(nn.Module):
         def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
@@ -213,7 +213,7 @@ def test_a_pool_with_gaps_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Frames(nn.Module):
-    """A convolution of every frame of a film; frames are folded into the batch."""
+    """Apply a convolution to every frame of a video, with the frames folded into the batch."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class Frames(nn.Module):
 
 
 class Latents(nn.Module):
-    """Four vectors of its own that read six tokens."""
+    """Four trained vectors that attend to six tokens."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, more: bool = False) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class Latents(nn.Module):
 
 
 class Products(nn.Module):
-    """Products with parameters that are no layer's: as they are, transposed, and with a sum."""
+    """Products with parameters outside any layer: as they are, transposed, and in `addmm`."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ def test_of_joined_projections_the_rows_are_used_as_often_as_their_inputs(
 
 
 def test_a_closed_gate_ends_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """sigmoid(bias) is above 0, so what it multiplies goes on without the weights of the gate."""
+    """sigmoid(bias) is above 0, so the gated value passes even if the gate has no weights left."""
 
     class Excited(nn.Module):
         def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:

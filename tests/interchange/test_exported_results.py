@@ -1,4 +1,4 @@
-"""Export: tidy tables that say what the records say, and tickets for other code."""
+"""`export`: tidy tables that equal the records, and tickets for other code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other people's results become records that a report reads, and nothing wrong gets in."""
+"""Imported results become records that a report reads, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Training Hyperparameters
 
 
 def level(main: Path, kept: list[int], accuracy: float, *, iterations: int = 60) -> None:
-    """A level as open_lth writes it: the mask as int32, the logger without a last newline."""
+    """A level as open_lth writes it: the mask as int32, and no newline at the logger's end."""
     main.mkdir(parents=True)
     mask = torch.tensor(kept, dtype=torch.int32).reshape(2, 5)
     torch.save({"fc.weight": mask}, main / "mask.pth")
@@ -324,7 +324,7 @@ def test_a_sweep_lies_in_its_root_whatever_the_file_is_called(tmp_path: Path) ->
 def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
     tmp_path: Path, changed: dict[str, torch.Tensor | None], said: str
 ) -> None:
-    """A weight without its mask would count as one that is not prunable: another sparsity."""
+    """A weight without its mask would not count as prunable, which changes the sparsity."""
     whole = {f"{n}.weight_{part}": torch.ones(2, 3) for n in "ab" for part in ("mask", "orig")}
     kept = {name: t for name, t in {**whole, **changed}.items() if t is not None}
     safetensors.torch.save_file(kept, tmp_path / "m.safetensors")
@@ -333,7 +333,7 @@ def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
 
 
 def test_a_tied_weight_counts_once(tmp_path: Path) -> None:
-    """`form=prune` writes one under each of its names, as torch's `state_dict` has it."""
+    """`form=prune` writes it under each of its names, as in torch's `state_dict`."""
     weight, mask = torch.arange(6.0).view(2, 3), torch.tensor([[1.0, 0, 0], [1, 1, 0]])
     names = {"in.weight": weight, "out.weight": weight.clone(), "other.weight": 2 * weight}
     given = {f"{name}_orig": tensor for name, tensor in names.items()}

@@ -1,4 +1,4 @@
-"""Runs of other people become a reference sweep, and `reproduced?` a test."""
+"""Runs of other people become a reference sweep, and comparing with it tests a reproduction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = {"large_final": [0.979, 0.981, 0.982, 0.9825], "random": [0.979, 0.978,
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A file as McGill wrote it: an index without a name, accuracies with float32's digits."""
+    """A file as McGill wrote it: an index without a name, and accuracies with float32's digits."""
     rows = [
         f"{criterion},{seed},{round_},{accuracy + NOISE[seed]:.16f}"
         for criterion, accuracies in ROUNDS.items()
@@ -37,7 +37,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def ours(root: Path, **accuracies: list[float]) -> Path:
-    """A sweep of ours with other noise for the same seeds, and settings that McGill's has not."""
+    """A sweep of ours: other noise for the same seeds, and settings that McGill's runs lack."""
     sweep = FakeSweep(root, "ours")
     for criterion, levels in accuracies.items():
         for seed in range(5):

@@ -1,4 +1,4 @@
-"""Audit of what other code has stored: open_lth folders, checkpoints, and torch's pruning."""
+"""`audit` of files from other code: open_lth folders, checkpoints, and torch's pruning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def weights(seed: int, step: int) -> dict[str, Tensor]:
 
 
 def level(main: Path, seed: int, number: int, kept: int) -> None:
-    """A level as open_lth writes it: weights are pruned wherever they are stored."""
+    """A level as open_lth writes it: every stored copy of the weights is pruned."""
     main.mkdir(parents=True)
     mask = (torch.arange(80) < kept).to(torch.int32).reshape(8, 10)
     torch.save({"fc.weight": mask}, main / "mask.pth")
@@ -91,7 +91,7 @@ def copy_replicate(folder: Path) -> None:
 
 
 def regrow(folder: Path) -> None:
-    """A weight that level 1 has pruned takes the place of another at level 2."""
+    """At level 2, keep a weight that level 1 has pruned, instead of another one."""
     main = folder / "replicate_2" / "level_2" / "main"
     for name in ("mask.pth", "model_ep0_it0.pth", "model_ep2_it0.pth"):
         edit(main / name, put((0, 0), 0))
@@ -100,7 +100,7 @@ def regrow(folder: Path) -> None:
 
 
 def prune_less(folder: Path) -> None:
-    """Level 2 is level 1 again."""
+    """Write level 1 again as level 2."""
     main = folder / "replicate_2" / "level_2" / "main"
     torch.save({"fc.weight": (torch.arange(80) < 64).int().reshape(8, 10)}, main / "mask.pth")
     start = weights(2, 0)

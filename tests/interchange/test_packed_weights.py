@@ -1,4 +1,4 @@
-"""2:4 weights are packed as torch packs them, and unpack to what they were."""
+"""2:4 weights are packed as by torch, and unpack to the original weights."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_state_of_another_network_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_a_device_gets_the_packed_tensors_that_it_computes_with(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], kernels: str
 ) -> None:
-    """CUTLASS's products raise on any capability but 8.x."""
+    """CUTLASS's products raise an error on any capability but 8.x."""
     on_a_device(monkeypatch, capability)
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
     taken: dict[str, list[Tensor]] = {"CUTLASS": [], "CUSPARSELT": []}

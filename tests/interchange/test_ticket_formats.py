@@ -1,4 +1,4 @@
-"""A ticket in other forms computes what it computed."""
+"""A ticket in another form still computes the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of tokens, with attention and tied weights, are exported and measured as others."""
+"""Networks of tokens, with attention and tied weights, are exported and measured like others."""
 
 from __future__ import annotations
 

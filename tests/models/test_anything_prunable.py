@@ -1,4 +1,4 @@
-"""A stranger's transformer and recurrent net: attention, recurrent weights, whatever is named."""
+"""A user's transformer and recurrent net: attention, recurrent weights, and any named parameter."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +80,7 @@ class Tied(nn.Module):
 
 
 class Scores(nn.Module):
-    """Attention that is written out."""
+    """Attention written with plain operations."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Scores(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A parameter of no module of torch's, and log-probabilities."""
+    """A parameter outside torch's modules, and log-probabilities as outputs."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Mixed(nn.Module):
 
 
 class Branching(nn.Module):
-    """Its way through the network depends on the numbers that arrive."""
+    """Its path through the network depends on the values of the inputs."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -308,7 +308,7 @@ def test_vmap_refuses_a_recurrent_layer_and_a_gpu_takes_the_loop() -> None:
 
 
 class ByShape(Branching):
-    """Its way depends on the shape alone."""
+    """Its path through the network depends only on the shape of the inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1)[:, :8]
@@ -316,7 +316,7 @@ class ByShape(Branching):
 
 
 class Checked(Branching):
-    """It looks at the numbers that arrive, and answers the same in any batch."""
+    """Looks at the values of the inputs, but computes the same in any batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.isnan().any():
@@ -372,7 +372,7 @@ def test_an_initializer_draws_q_k_v_and_each_gate_apart() -> None:
 
 
 class Table(nn.Module):
-    """A table that its `state_dict` holds."""
+    """A module with a table: in its `state_dict`, in a buffer outside it, or in an attribute."""
 
     held: bool | None = True
 
@@ -431,7 +431,7 @@ class Straight(nn.Module):
 
 
 class Again(Straight):
-    """The backward pass computes the block again, to save memory."""
+    """A network whose backward pass computes a block again, to save memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inner(x.flatten(1))
@@ -458,7 +458,7 @@ def test_a_block_that_is_computed_again_is_scored_as_any_other(
 
 
 class Computed(nn.Module):
-    """A weight that torch computes before each call, in the two ways that it once had."""
+    """Weights that torch computes before each call: by `weight_norm`, and by `prune`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -525,7 +525,7 @@ def test_what_nothing_here_trains_is_refused(net: dict[str, Any], message: str) 
 
 
 class Orthogonal(nn.Sequential):
-    """A parametrisation that has one tensor more on the CPU than on `meta`."""
+    """A parametrisation that has one more tensor on the CPU than on `meta`."""
 
     def __init__(self, classes: int, trivially: bool = True) -> None:
         inner = nn.utils.parametrizations.orthogonal(nn.Linear(16, 8), use_trivialization=trivially)
@@ -533,7 +533,7 @@ class Orthogonal(nn.Sequential):
 
 
 class PlainlyOrthogonal(Orthogonal):
-    """As the refusal advises."""
+    """The same network, changed as the refusal advises."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes, trivially=False)

@@ -1,4 +1,4 @@
-"""The networks against the counts of the papers, and the initializers against their formulas."""
+"""Networks have the papers' numbers of weights, and initializers follow their formulas."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_resnet_refuses_a_depth_that_is_not_6n_plus_2():
 
 
 def test_wide_resnet_normalises_before_its_convolutions_and_adds_the_input():
-    """With every convolution of a block's end at 0, a block of equal widths passes its input on."""
+    """If the last convolution of a block is 0, a block of equal widths passes its input on."""
     torch.manual_seed(0)
     module = WideResNet(CIFAR, 10, depth=16, widen=1).eval()
     block, x = module.get_submodule("stages.1.1"), torch.randn(2, 32, 8, 8)
@@ -147,7 +147,7 @@ def test_wide_resnet_refuses_a_depth_that_is_not_6n_plus_4():
 
 
 def test_resnet50_counts_the_weights_of_arxiv_2002_03231():
-    """Its convolutions and, for ImageNet's classes, its last layer, which an option prunes too."""
+    """Its convolutions and, with an option, the last layer for ImageNet's classes."""
     config = yaml.safe_load((CONF / "resnet50.yaml").read_text())
     network = Network.of(config, (3, 224, 224), 1000)
     assert len(network.layers) == 53

@@ -1,4 +1,4 @@
-"""What is prunable, of which kind, and how it is drawn."""
+"""Which parameters are prunable, their kinds, and the draws of their initial values."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CONV4 = {"net": {"_target_": "lt_sweeps.models.Conv", "blocks": [[8, 8]], "hidde
 
 
 class Odd(nn.Module):
-    """A linear module that is not the last one used, and a normalisation named `weight`."""
+    """A linear module that is not the last one used, and a norm called `weight`."""
 
     def __init__(self, classes: int, width: int = 4) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which linear layer is the output layer: the last one, or the one that a yaml names."""
+"""The output layer is the last linear layer, or the layer that a yaml names."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from lt_sweeps.sparsity.weight_groups import WHOLE
 
 
 class Backwards(nn.Module):
-    """It constructs its output layer first, and scales what that computes."""
+    """A network that constructs its output layer first, and scales that layer's outputs."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Backwards(nn.Module):
 
 
 class Frozen(Backwards):
-    """A fixed output layer behind the layer that trains."""
+    """A network with a fixed output layer after the layer that trains."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(8)
@@ -41,7 +41,7 @@ class Frozen(Backwards):
 
 
 class Averaged(Backwards):
-    """Two output layers."""
+    """A network with two output layers, whose outputs are added."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
@@ -53,7 +53,7 @@ class Averaged(Backwards):
 
 
 class Normed(Backwards):
-    """The weight of its output layer is computed by torch."""
+    """A network whose output layer has a weight that torch computes."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(8)
@@ -64,7 +64,7 @@ class Normed(Backwards):
 
 
 class Orthogonal(Backwards):
-    """The weight of its output layer is computed in more operations than lie behind a layer."""
+    """A network whose output layer's weight takes more operations than are searched."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(8)
@@ -75,7 +75,7 @@ class Orthogonal(Backwards):
 
 
 class Segmented(Backwards):
-    """A convolution computes the outputs, of features that two linear layers weigh."""
+    """A convolution computes the outputs, from features that two linear layers weight."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(1)

@@ -1,4 +1,4 @@
-"""Networks that begin with weights of others: what is loaded, what is drawn, what is refused."""
+"""Networks that start from pretrained weights: what is loaded, drawn and refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def of(weights: object, classes: int = 4, **keys: Any) -> Network:
 
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    """The weights that somebody trained, of four classes."""
+    """Pretrained weights for four classes."""
     return Network.of(FC, SHAPE, 4).draw(Seed(77))
 
 
@@ -192,7 +192,7 @@ def test_weights_of_torchvision_are_taken_from_its_folder(
 def test_a_sweep_from_a_ticket_is_pruned_rewound_and_audited(
     cell: Callable[..., Cell], run: Run, swept: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """From a dense network of ours; the file's weights are what pruned networks are rewound to."""
+    """The file is a dense network of ours; pruned networks are rewound to its weights."""
     made, store = run(cell(method={"_target_": "lt_sweeps.plan.methods.dense"}))
     dense = made.cells[0].last
     ticket = store.path(dense.key, made.cells[0].seed)

@@ -1,4 +1,4 @@
-"""Networks for sequences: what they see, and that a stack of them equals each alone."""
+"""Networks for sequences: which inputs they see, and that a stack equals each network alone."""
 
 import copy
 from pathlib import Path
@@ -109,7 +109,10 @@ def test_what_does_not_fit_is_said(make, says: str) -> None:
 
 
 def test_products_of_sequences_are_counted() -> None:
-    """Against the sum by hand; a tenth of it would let the plan promise a tenth of the time."""
+    """The expected count is a sum by hand.
+
+    A count ten times too low would shorten the promised time.
+    """
 
     def of(name: str, *where: int, classes: int = 10) -> Network:
         config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
