@@ -1,8 +1,8 @@
-"""Any bytes in the place of any file of ours: read as it was written, mended, or one typed error.
+"""Put any bytes in the place of any file of ours: it is read correctly, repaired, or refused.
 
-Hypothesis makes the bytes: any at all, and those of a right file with bits flipped, cut, spliced,
-or with a JSON value replaced by another. No reader may raise anything but one line of `ValueError`,
-and none may believe a file with a checksum that says something else than what was written.
+Hypothesis makes the bytes: random ones, and those of a correct file with bits flipped, cut,
+spliced, or with a JSON value replaced by another. No reader may raise anything but a one-line
+`ValueError`, and no reader may accept changed content in a file that has a checksum.
 """
 
 from __future__ import annotations

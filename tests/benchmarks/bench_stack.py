@@ -5,19 +5,19 @@
         --open-lth ~/open_lth
     python tests/benchmarks/bench_stack.py --device cuda --replicates 1,5,15,45
 
-(`PYTHONPATH=.` before it where the package is not installed.)
+(Put `PYTHONPATH=.` before it if the package is not installed.)
 
-The plain loop is the best ordinary one: data in memory, a fused optimizer, channels_last where
-that is faster, and on CUDA the whole step in one graph. All variants draw a batch, take the
-gradients and update; they run in turn, round by round, because machines drift. `times plain` is
-the median over rounds of how many times faster a replicate's step is than a plain step of the same
-round: at 1.00 five replicates stacked take as long as five runs one after another. On a CPU, time
-is the CPU seconds of one thread.
+The plain loop is the best ordinary one: data in memory, a fused optimizer, channels_last if that is
+faster, and on CUDA the whole step in one graph. All variants draw a batch, compute the gradients
+and update; they run in turn, round by round, because the speed of machines drifts. `times plain` is
+the speed of a replicate's step relative to a plain step of the same round, as a median over rounds:
+at 1.00 five stacked replicates take as long as five runs one after another. On a CPU, time is the
+CPU seconds of one thread.
 
-`--products` adds the limit: the products and convolutions of a step alone, forward and both ways
-back, on data that lie as they would. `--open-lth` adds the loop of a clone of open_lth, with its
-loader (without augmentation), mask, optimizer and ResNet, in a process of its own. `--picture`
-draws `times plain` over the replicates.
+`--products` adds the limit: only the products and convolutions of a step, forward and backward (for
+weights and inputs), on data with the same memory layout. `--open-lth` adds the loop of a clone of
+open_lth, with its loader (without augmentation), mask, optimizer and ResNet, in its own process.
+`--picture` draws `times plain` over the replicates.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python tests/benchmarks/bench_steps.py fc --density 0.2 --rounds 9
     PYTHONPATH=OTHER_CHECKOUT python tests/benchmarks/bench_steps.py fc
 
-The parts are those of a real training on synthetic images of MNIST's or CIFAR's shape, whole and
-one at a time. They run in turn, round by round, because machines drift; the medians are printed,
-per replicate. `products` are the matrix products of a fully connected net alone, on tensors that
-lie ready: no step can be faster. `evaluation` scores 5,000 images; beside it stands its share where
-the papers evaluate, every 100 steps.
+The parts are those of a real training on synthetic images of MNIST's or CIFAR's shape, together and
+one at a time. They run in turn, round by round, because the speed of machines drifts; the medians
+are printed, per replicate. `products` are only the matrix products of a fully connected net, on
+tensors that already exist: no step can be faster. `evaluation` scores 5,000 images; next to it is
+its share of a training that evaluates every 100 steps, as in the papers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What mirroring in W&B costs: for 50 and 500 runs, and to the training beside it.
+"""The cost of mirroring in W&B: for 50 and 500 runs, and for the training that runs meanwhile.
 
     PYTHONPATH=tests python tests/benchmarks/bench_tracker.py [--runs 50 500] [--training]
 
-The server is on loopback, so a network's own delay comes on top of each run's some twelve requests.
+The server is on loopback. A real network adds its delay to each of the twelve or so requests per
+run.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Figure 3's FC panel on a GPU, as far as the time allows: seconds per level, and of the whole.
+"""Figure 3's FC panel on a GPU, as far as the time allows: seconds per level, and in total.
 
     python tests/benchmarks/gpu_panel.py --device cuda --data .gpu/data --limit 300
     python tests/benchmarks/gpu_panel.py --device cpu --size tiny --limit 60     # a rehearsal
 
-It runs the sweep as a user does, evaluations and tickets included: nine criteria, five seeds, 24
-levels of 50,380 steps. First comes one level of a short training, which always ends, and then the
-whole for as long as there is time. A level is done when every cell has its record.
+It runs the sweep as a user does, including evaluations and tickets: nine criteria, five seeds, 24
+levels of 50,380 steps. It first runs one level of a short training, which always ends, and then the
+whole sweep for the remaining time. A level is done when every cell has its record.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast stacks train on a GPU, beside what the device can do and beside plain loops.
+"""The speed of stacks on a GPU, compared with the limits of the device and with plain loops.
 
     python tests/benchmarks/gpu_table.py --device cuda --out gpu_results --limit 240
     python tests/benchmarks/gpu_table.py --device cpu --size tiny        # a rehearsal
@@ -6,21 +6,21 @@
 It measures the memory bandwidth and the rate of products of the device, then for each net and
 precision:
 
-`plain`     the best captured loop of one `nn.Module` that is written by hand: data on the device, a
-            fused optimizer, the mask multiplied onto the weights, channels_last or not
+`plain`     the best captured loop of one `nn.Module`, written by hand: data on the device, a fused
+            optimizer, the mask multiplied onto the weights, channels_last or not
 `ours`      `TrainingLoop`, as a sweep runs it, at 80 % sparsity, R = 1, 5, 15 and 45, with each
-            backend of which a sweep takes the fastest
-`beside`    the same of 15 replicates of a convolutional net by kernels that need not repeat their
-            bytes (`deterministic=false`)
-`update`    mask, optimizer and pin alone, for one kept density, in plain kernels and in one kernel
-            (`kept_update`) that reads all or skips what is pruned (`fixed_mask._FEW`)
-`open_lth`  the training loop of that code base, where `--open-lth` names its folder
+            backend from which a sweep chooses the fastest
+`beside`    the same with 15 replicates of a convolutional net, by kernels that may give other bytes
+            each time (`deterministic=false`)
+`update`    only mask, optimizer and pin, for one kept density, in plain kernels and in one kernel
+            (`kept_update`) that reads all weights or skips the pruned ones (`fixed_mask._FEW`)
+`open_lth`  the training loop of open_lth, if `--open-lth` names its folder
 
-A floor is the longer of two times: that of the bytes which a step cannot avoid (weights, gradients
-and moments of all replicates) at the measured bandwidth, and that of its products at the measured
-rate. Activations count as nothing. `host` is the time that Python takes to start a step: where it
-is that of the step, the device waits. `results.json` and `table.md` are written after every row;
-with `--add` the rows of other nets that are there stay, so that each net can have its own process.
+A floor is the longer of two times: the transfer of the bytes that a step cannot avoid (weights,
+gradients and moments of all replicates) at the measured bandwidth, and its products at the measured
+rate. Activations are not counted. `host` is the time that Python takes to start a step: if it
+equals the time of the step, the device waits. `results.json` and `table.md` are written after every
+row; `--add` keeps the rows of other nets, so that each net can have its own process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""For pytest (`-p shown_failures`): a failure is printed when it happens, and not at the end alone.
+"""A pytest plugin (`-p shown_failures`) that prints a failure at once, not only at the end.
 
-A run that is stopped for its time writes no summary, and xdist's workers even keep it from ending.
+A run that is stopped at a time limit writes no summary, and xdist's workers even keep it running.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""CPU seconds of whole commands, start and end included, against goals, a base and open_lth.
+"""CPU seconds of whole commands, including start and end, against goals, a base and open_lth.
 
     python tests/benchmarks/whole_commands.py --rounds 3
     python tests/benchmarks/whole_commands.py --base FOLDER --out table.json plan again
     python tests/benchmarks/whole_commands.py --open-lth FOLDER --data FOLDER lenet lenet_stacked
 
 `--base` is another checkout of this repository, and `--open-lth` one of facebookresearch/open_lth
-that runs with the installed torch; `--data` holds MNIST. Each command runs in an empty folder, and
-counts all of its processes, also those that nobody waits for. Commands of the two checkouts take
-turns, round by round, because machines drift; the table has medians. `units` are of `import torch`
-in the same round. The clock and memory of a loaded machine say little.
+that runs with the installed torch; `--data` holds MNIST. Each command runs in an empty folder. All
+of its processes count, also those that it does not wait for. Commands of the two checkouts take
+turns, round by round, because the speed of machines drifts; the table has medians. `units` are
+multiples of `import torch` in the same round. On a loaded machine, clock time and memory mean
+little.
 
-Linux alone: the processes that a command leaves behind are adopted with PR_SET_CHILD_SUBREAPER.
+This works on Linux only: processes that a command leaves behind are adopted with
+PR_SET_CHILD_SUBREAPER.
 """
 
 from __future__ import annotations

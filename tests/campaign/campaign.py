@@ -1,29 +1,30 @@
-"""Sweeps under random faults: nothing may be lost, doubled, different, or wrong without a word.
+"""Sweeps under random faults: no result may be lost, doubled, different, or silently wrong.
 
     python tests/campaign/campaign.py --minutes 30
     python tests/campaign/campaign.py --faults 40 --seed 3 --kinds kill,truncate --folder /tmp/f
     python tests/campaign/campaign.py --slurm --minutes 30    # after launch/slurm/cluster.sh up
 
-Each round runs a small sweep of another method in a folder of its own and does to it, at random
-moments, what machines do: it kills, stops or interrupts any of the processes, fills the disk, sets
-the clock, starts a second launcher on the same root, and truncates, flips, empties, deletes or
-swaps files of every kind. Whoever was stopped is started again with the same words, as a person
-would. At the end of a round
+Each round runs a small sweep of another method in its own folder, and injects faults at random
+moments: it kills, stops or interrupts any of the processes, fills the disk, sets the clock, starts
+a second launcher on the same root, and truncates, flips, empties, deletes or swaps files of every
+kind. A stopped launcher is started again with the same command line, as a user would. At the end
+of a round
 
-- the same words end with exit status 0 (else the round is *unfinished*);
-- every unit is there (else *lost*), and none was computed twice unless its file had been damaged
-  (else *doubled*);
-- tickets, records and configs equal those of an undisturbed run byte for byte (else *different*);
+- the same command ends with exit status 0 (otherwise the round is *unfinished*);
+- every unit exists (otherwise *lost*), and none was computed twice unless its file had been damaged
+  (otherwise *doubled*);
+- tickets, records and configs equal those of an undisturbed run byte for byte (otherwise
+  *different*);
 - no process wrote a traceback, and none hung;
-- `audit` of a finished root names each file that was damaged since (else *silent*).
+- `audit` of a finished root names each file that was damaged since (otherwise *silent*).
 
-With `--slurm` the sweeps are submitted to a real Slurm, and what clusters do is done to them:
-requeue, preemption, a time limit, scancel, a node that goes, a batch shell, a supervisor or a
-worker that is killed, a full disk.
+With `--slurm` the sweeps are submitted to a real Slurm, with the faults of clusters: requeue,
+preemption, a time limit, scancel, a lost node, a killed batch shell, supervisor or worker, a full
+disk.
 
-Everything is drawn from `--seed`, but when a fault strikes depends on the machine. The table and
-`campaign.json` in the folder say what was done and what came of it; the exit status is 1 if any
-round failed, and that round's folder is kept.
+Everything is drawn from `--seed`, but the moment of a fault depends on the machine. The table and
+`campaign.json` in the folder list the faults and their effects; the exit status is 1 if any round
+failed, and the folder of such a round is kept.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ LIMIT = 300.0  # seconds; a command that takes longer hangs
 
 @dataclass
 class Round:
-    """What was done to one sweep, and what came of it."""
+    """The faults that one sweep had, and their effects."""
 
     words: Sequence[str]
     number: int
@@ -93,7 +94,7 @@ class Round:
 
 
 class DisturbedSweep:
-    """A small sweep in a folder of its own, and everything that can be done to it."""
+    """A small sweep in its own folder, and every fault that can be injected into it."""
 
     def __init__(self, folder: Path, words: Sequence[str], draws: random.Random) -> None:
         self.folder, self.words, self.draws = folder, words, draws
@@ -108,11 +109,11 @@ class DisturbedSweep:
     # -- running it ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """One more launcher with the same words."""
+        """Start one more launcher with the same command line."""
         self.launchers.append(self._process("", *self.all_words()))
 
     def command(self, *words: str) -> tuple[int, str]:
-        """Run a command to its end; its exit status and all that it printed."""
+        """Run a command to its end; return its exit status and its output."""
         process = self._process("-command", *words)
         self.wait([process])
         return process.returncode, self._output(process)
@@ -127,7 +128,7 @@ class DisturbedSweep:
                 raise Hung(f"no end after {LIMIT:.0f} s: {process.args}") from None
 
     def finish(self) -> int:
-        """Wait for the launchers; if none succeeded, the same words once more; their status."""
+        """Wait for the launchers; if none succeeded, start one more. Return the exit status."""
         self.restore(now=True)
         self.wait(self.launchers)
         done = [launcher.returncode for launcher in self.launchers]
@@ -140,7 +141,7 @@ class DisturbedSweep:
                 os.kill(pid, signal.SIGKILL)
 
     def restore(self, *, now: bool = False) -> None:
-        """Let go on what was stopped for a while, and empty a disk that was full for a while."""
+        """Continue stopped processes, and make room again on a full disk."""
         for due, pid in list(self.stopped):
             if now or due < time.monotonic():
                 self.stopped.remove((due, pid))
@@ -162,13 +163,13 @@ class DisturbedSweep:
         return found
 
     def all_words(self) -> list[str]:
-        """What a person types to compute it."""
+        """The command line that a user types to compute the sweep."""
         return [*SMALL, *self._patient(), *self.words]
 
     # -- what it holds ------------------------------------------------------------------------
 
     def results(self) -> dict[str, object]:
-        """Every ticket's bytes, every record and config, but for how it was computed."""
+        """Every ticket's bytes, record and config, without what says how it was computed."""
         results: dict[str, object] = {}
         for path in self.root.glob("tickets/*/*.safetensors"):
             if ".partial-" not in path.name:
@@ -181,7 +182,7 @@ class DisturbedSweep:
         return results
 
     def names(self) -> set[str]:
-        """The files that only a command that computes may add, rename or remove."""
+        """The names of files that only a computing command may add, rename or remove."""
         return {
             str(path.relative_to(self.root))
             for folder in ("tickets", "runs")
@@ -189,7 +190,7 @@ class DisturbedSweep:
         }
 
     def computed(self) -> Counter[str]:
-        """How often each unit was computed, by the logs of those that did it."""
+        """How often each unit was computed, by the logs of the workers."""
         lines = [
             line
             for path in self.root.glob("sweeps/*/logs/*.log")
@@ -247,7 +248,7 @@ class DisturbedSweep:
         return f"{len(self.launchers)} at once"
 
     def clock_jump(self) -> str:
-        """The next launchers live in another year."""
+        """Set the clock of the next launchers to another year."""
         if not _faketime():
             return ""
         self.clock = self.draws.choice((-7000, -2, 3, 4000))
@@ -277,7 +278,7 @@ class DisturbedSweep:
         return self._damage(Path.unlink)
 
     def swap(self) -> str:
-        """Two files of one kind change places."""
+        """Swap two files of one kind."""
         first = self._file()
         likes = [p for p in self._files() if first and p != first and _kind(p) == _kind(first)]
         if first is None or not likes:
@@ -294,7 +295,7 @@ class DisturbedSweep:
         return ""
 
     def put_folder(self) -> str:
-        """A folder lies where a file was."""
+        """Put a folder in the place of a file."""
 
         def to_folder(path: Path) -> None:
             path.unlink()
@@ -330,7 +331,7 @@ class DisturbedSweep:
         return ""
 
     def _file(self) -> Path | None:
-        """A file of a random kind, so that the few kinds that matter are not drowned by tickets."""
+        """Draw a file of a random kind, because most files are tickets."""
         by_kind: dict[str, list[Path]] = {}
         for path in self._files():
             by_kind.setdefault(_kind(path), []).append(path)
@@ -339,7 +340,7 @@ class DisturbedSweep:
         return self.draws.choice(sorted(by_kind[self.draws.choice(sorted(by_kind))]))
 
     def _files(self) -> list[Path]:
-        """Files that were not damaged since they were written."""
+        """The files that were not damaged since they were written."""
         files = []
         for path in self.root.rglob("*"):
             with suppress(OSError):
@@ -398,11 +399,11 @@ FILE_KINDS = ("truncate", "flip", "empty", "delete", "swap", "put_folder", "put_
 
 
 class Hung(Exception):
-    """A command did not end."""
+    """Raised if a command does not end."""
 
 
 class Campaign:
-    """Rounds of disturbed sweeps, each compared with an undisturbed one of the same words."""
+    """Rounds of disturbed sweeps, each compared with an undisturbed sweep of the same command."""
 
     def __init__(self, folder: Path, kinds: Sequence[str], seed: int) -> None:
         self.folder, self.kinds, self.seed = folder, kinds, seed
@@ -414,7 +415,7 @@ class Campaign:
         return sum(len(done.faults) for done in self.rounds)
 
     def round(self, faults: int) -> Round:
-        """Disturb one sweep this often, half of it while it runs, and judge what came of it."""
+        """Inject this many faults into one sweep, half of them while it runs; judge the result."""
         number = len(self.rounds)
         draws = random.Random(f"{self.seed} {number}")
         words = SWEEPS[number % len(SWEEPS)]
@@ -460,7 +461,7 @@ class Campaign:
         kinds: Sequence[str],
         faults: int,
     ) -> None:
-        """Damage a finished sweep; what the same words do not repair, `audit` has to name."""
+        """Damage a finished sweep; `audit` must name any damage that the same command leaves."""
         before = set(sweep.damaged)
         sweep.damaged = set()
         for _ in range(faults):
@@ -490,7 +491,7 @@ class Campaign:
         self._judge(sweep, outcome, reference)
 
     def _same_words(self, sweep: DisturbedSweep, outcome: Round) -> None:
-        """The same words until they succeed, as a person would."""
+        """Repeat the same command until it succeeds, as a user would."""
         for _ in range(6):
             if sweep.launchers:
                 if sweep.finish() == 0:
@@ -545,7 +546,7 @@ NAMED = ("ticket", "records.jsonl", "DONE", "config.yaml", "manifest.json")
 
 
 def _kind(path: Path) -> str:
-    """What a file is: files of one kind can be mistaken for each other."""
+    """The kind of a file: files of one kind can be mistaken for each other."""
     if path.suffix == ".safetensors":
         return "checkpoint" if ".partial-" in path.name else "ticket"
     if path.parent.name in ("logs", "failed", "halved", "running", "jobs"):
@@ -568,7 +569,7 @@ def _no_pipes(folder: str, names: list[str]) -> list[str]:
 
 @contextmanager
 def _disk(folder: Path, size: str = "64m") -> Iterator[Path]:
-    """A folder; as root on a file system of its own, which can be filled."""
+    """Make a folder; for root it is a file system of its own, which can be filled."""
     folder.mkdir(parents=True)
     mounted = (
         os.geteuid() == 0
@@ -585,7 +586,7 @@ def _disk(folder: Path, size: str = "64m") -> Iterator[Path]:
 
 
 class SlurmCampaign(Campaign):
-    """The same with sweeps on a real Slurm, as `tests/slurm` submits them."""
+    """A campaign with sweeps on a real Slurm, as `tests/slurm` submits them."""
 
     def round(self, faults: int) -> Round:
         sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "slurm")]
@@ -643,7 +644,7 @@ FATES = ("lost", "doubled", "different", "silent", "hung", "unfinished")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a campaign; returns 1 if any round failed."""
+    """Run a campaign; return 1 if any round failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, help="go on for this long")
     parser.add_argument("--faults", type=int, default=100, help="or until this many (100)")

@@ -64,7 +64,7 @@ class Normed(Backwards):
 
 
 class Orthogonal(Backwards):
-    """A network whose output layer's weight takes more operations than are searched."""
+    """The weight of its output layer is farther from the outputs than the one of another layer."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(8)

@@ -1,4 +1,4 @@
-"""Which batches a training sees: new ones where it goes on with weights that have seen some."""
+"""The batches of a training: new ones if it continues weights that have seen some already."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,7 +36,7 @@ def trainings(cell: Cell) -> list[Train]:
 
 
 def weights_of(stage: Train) -> Iterator[Work]:
-    """The trainings that a training's weights have gone through, the last one first."""
+    """The trainings that have changed a training's starting weights, the latest first."""
     start = stage.start
     while start.continues:
         before = start.trained if isinstance(start, Reset) else start.inputs[0]
@@ -87,7 +87,7 @@ def test_the_loop_draws_other_batches_and_crops_for_a_training_that_goes_on(
 def test_a_ticket_of_early_weights_sees_the_batches_of_the_dense_run(
     cell: Make, method: dict
 ) -> None:
-    """What it is compared with saw the same ones: the data order is no difference between them."""
+    """It is compared with the dense run, so they must not differ in their data order."""
     dense, *_, last = trainings(cell(recipe=SGD, method=method))
     assert dense.batch_index == last.batch_index == ()
 

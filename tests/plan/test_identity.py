@@ -1,4 +1,4 @@
-"""A stage's key counts whatever changes its numbers, of the user's code and data too."""
+"""A stage's key depends on everything that changes its numbers, including user code and data."""
 
 import sys
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def broken(*, splits: int = 3):
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of a user's, with a data file."""
+    """A user's module, with a data file."""
     (tmp_path / "identity_lab.py").write_text(MODULE)
     (tmp_path / "identity_helper.py").write_text("FACTOR = 1\n")
     (tmp_path / "pixels.txt").write_text("0123456789abcdef" * 64)
@@ -108,7 +108,7 @@ def test_an_edit_of_what_a_recipe_s_module_imports_counts(cell: Make, lab: Path)
 
 
 def test_a_recipe_counts_by_the_function_that_made_it_too(cell: Make, lab: Path) -> None:
-    """A class made within the function may hold what no field says."""
+    """A class defined inside the function may differ in ways that its fields do not show."""
     made = planned_cell(cell()).last.training
     assert made.call is not None
     own = replace(made, call=Call("identity_lab.slow", made.call.args))
@@ -258,7 +258,7 @@ def test_a_mean_a_std_and_a_scale_that_do_not_fit_are_refused(
 
 
 def test_data_sets_of_equal_names_in_two_modules_are_read_apart(lab: Path) -> None:
-    """Each says by the same fingerprint what it holds, which is only unique in its own module."""
+    """Both give the same fingerprint, because a fingerprint is unique only within its module."""
     (lab / "identity_other.py").write_text(MODULE.replace("copy())", "copy() + 1)"))
     afresh()
     names, given = ("identity_lab.from_file", "identity_other.from_file"), {"fingerprint": "v1"}
@@ -321,7 +321,7 @@ def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
 
 
 def test_a_function_that_an_argument_names_counts_by_its_source_too(cell: Make, lab: Path) -> None:
-    """Of a function of ours as well: slimming calls the initializer that a model names."""
+    """Also if our function has the argument: slimming calls the initializer that a model names."""
     net = {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 4}
     model = {"net": net, "init": {"_target_": "identity_helper.draw"}}
     keys = []
@@ -372,7 +372,7 @@ def test_a_release_of_timm_counts(cell: Make, monkeypatch: pytest.MonkeyPatch) -
 def test_a_module_that_changes_the_defaults_of_torch_is_refused(
     cell: Make, lab: Path, switch: str
 ) -> None:
-    """The dense network would be another one, under the key that all sweeps share."""
+    """Otherwise another dense network would get the key that all sweeps share."""
     (lab / "identity_helper.py").write_text(
         f"import torch\ntorch.set_default_{switch}\nFACTOR = 1\n"
     )
@@ -385,7 +385,7 @@ def test_a_module_that_changes_the_defaults_of_torch_is_refused(
 
 
 def test_kinds_of_layers_count_where_more_than_the_schedule_reads_them(cell: Make) -> None:
-    """Both have one target here; the rows of an output layer are never pruned as neurons."""
+    """Both kinds have one target here, but `neuron` never prunes rows of the output layer."""
     net = {"_target_": "lt_sweeps.models.FC", "hidden": [12, 8]}
     large = "lt_sweeps.sparsity.criteria.large_final"
     half = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}

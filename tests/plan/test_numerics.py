@@ -1,4 +1,4 @@
-"""Results that change without a word are the worst fault: whoever changes one raises a version."""
+"""A silent change of results is the worst fault: every change of a result must raise a version."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What holds of stage keys and packs, whatever is planned."""
+"""Properties that stage keys and packs have for every plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every stage once, whoever asks for it; packs of what can train together."""
+"""A plan has every stage once, even if several cells need it; its packs can be stacked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +75,7 @@ def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
 
 
 def test_a_plan_says_which_words_compute_the_same(cell: Make) -> None:
-    """With protocol=prune nothing is rewound, and a swept `to` does nothing."""
+    """With protocol=prune no weights are rewound, so sweeping `to` has no effect."""
     method = {"_target_": "lt_sweeps.plan.methods.magnitude"}
     cells = [
         replace(cell(method={**method, "to": to}, seed=s), overrides=(f"seed={s}", f"to={to}"))

@@ -1,4 +1,4 @@
-"""Stages are the same for equal content and different for anything that matters."""
+"""Stages with equal content have equal keys, and every difference that matters changes the key."""
 
 import importlib
 import pkgutil
@@ -58,7 +58,7 @@ def test_the_plan_of_one_shot(cell: Make) -> None:
 
 
 def named_in_keys() -> Iterator[tuple[str, Callable]]:
-    """Every public function and class of a module that is in a family, by its name in keys."""
+    """Every public function and class of a module with a family, by its name in keys."""
     for module in pkgutil.walk_packages(lt_sweeps.__path__, "lt_sweeps."):
         if module.name.endswith("__main__"):
             continue
@@ -99,7 +99,7 @@ def test_a_function_of_ours_in_no_family_is_refused() -> None:
 
 
 def test_keys_are_pinned(cell: Make) -> None:
-    """A change here, but for that of a version, renames every result that users have."""
+    """A change here renames every stored result of every user, except for a change of a version."""
     last = planned_cell(cell()).last
     keys = [stage.key for stage in ancestors(last) if stage.level < 2]
     assert keys == PINNED

@@ -1,4 +1,4 @@
-"""A ticket that is not what its stage says is named, set aside and computed again, never used."""
+"""A ticket that does not fit its stage is named, set aside and computed again, never used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Swept = tuple[Plan, Store, dict[Path, bytes]]
 
 @pytest.fixture
 def computed(cell: Make, run: Run) -> Swept:
-    """Two seeds of three levels, and the bytes of all their files."""
+    """A sweep of two seeds and three levels, and the bytes of all its files."""
     made, store = run(*(cell(seed=seed) for seed in (0, 1)))
     return made, store, _files(store.root)
 
@@ -49,7 +49,7 @@ def _ticket(computed: Swept, level: int, seed: int) -> Path:
 
 
 def _mended(computed: Swept, *harmed: Path) -> None:
-    """The harmed tickets count as missing, and computed again they are what they were."""
+    """Check that harmed tickets count as missing, and are restored exactly when computed again."""
     made, store, before = computed
     missing = made.missing(store, thorough=True)
     assert {store.path(u.stage.key, u.seed) for u in missing} == set(harmed)
@@ -92,14 +92,17 @@ def _renamed(metadata: dict[str, Any], tensors: dict[str, Tensor], path: Path) -
 
 
 def _revived(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """A mask that keeps all, and counts that say so."""
+    """Make a mask that keeps every weight, with counts that fit."""
     for name in [name for name in tensors if name.startswith("mask/")]:
         tensors[name].fill_(True)
     metadata |= {"layers_remaining": metadata["layers_total"], "sparsity": "0.0"}
 
 
 def _some_weights_moved(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """As many weights as before; of 31 that this level pruned and 38 before it, 32 are back."""
+    """Keep as many weights as before, but swap 32 kept ones for 32 of the 69 that were pruned.
+
+    31 of those were pruned at this level and 38 before, so at least one of them must come back.
+    """
     mask = tensors["mask/hidden.0.weight"].view(-1)
     kept, pruned = mask.nonzero().flatten(), (~mask).nonzero().flatten()
     mask[kept[:32]], mask[pruned[:32]] = False, True
@@ -176,7 +179,7 @@ def test_a_flipped_weight_is_found_though_nothing_needs_the_ticket(computed: Swe
 
 
 def test_records_of_a_swapped_ticket_are_written_again(computed: Swept) -> None:
-    """A version that did not look wrote seed 1's numbers into seed 0's records, and `DONE`."""
+    """An earlier version wrote seed 1's numbers into seed 0's records, and then `DONE`."""
     made, store, before = computed
     zero, one = (RunFolder.of(store.root, made.cells[0].signature, seed) for seed in (0, 1))
     rows = [dict(row.as_written, seed="0") for row in one.read().records]

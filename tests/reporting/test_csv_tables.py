@@ -1,4 +1,4 @@
-"""The tables of tests and endpoints, as CSV and as the terminal shows them."""
+"""The tables of tests and endpoints, as CSV files and in the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text, verdict
 
 @pytest.fixture
 def found(tmp_path: Path) -> Analysis:
-    """Two lines of four seeds; the second loses a point, and one seed at its last level."""
+    """Two lines of four seeds; the second is a point worse, and loses a seed at its last level."""
     sweep = FakeSweep(tmp_path)
     for criterion, down in (("large_final", 0.0), ("random", 0.01)):
         for seed in range(4):
@@ -61,7 +61,7 @@ def test_records_are_written_row_by_row_as_a_frame_would_write_them(
 def test_an_audit_lists_a_stage_once_and_makes_no_path_of_tickets_that_are_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path for each of 65,000 records takes seconds, and so does a look at each."""
+    """Building 65,000 paths, one per record, takes seconds, and so does looking for each file."""
     sweep = FakeSweep(tmp_path)
     for seed in range(5):
         sweep.cell("a", seed, accuracies=[0.9, 0.8, 0.7])
@@ -100,7 +100,7 @@ def test_an_endpoint_is_compared_with_the_baselines_and_counts_its_runs(found: A
 
 
 def test_the_sparsity_within_the_margin_is_printed_per_run_and_of_means(tmp_path: Path) -> None:
-    """2 % below .90 is .882, of the way from .90 to .80 that is .18; of .89 to .79, .08."""
+    """2 % below .90 is .882, which is .18 of the way from .90 to .80; for .89 to .79 it is .08."""
     sweep = FakeSweep(tmp_path)
     for seed, half in enumerate((0.90, 0.89)):
         sweep.cell("a", seed, accuracies=[0.9, half, half - 0.1], sparsities=[0.0, 0.5, 0.75])
@@ -135,7 +135,7 @@ def test_a_probability_is_written_as_a_reader_says_it() -> None:
 def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
     tmp_path: Path,
 ) -> None:
-    """Two sweeps share a cell where options of two names have the same content."""
+    """Two sweeps share a cell if options of two names have the same content."""
     sweep = FakeSweep(tmp_path)
     chosen = {"mask_criterion": "mine"}
     sweep.cell("a", accuracies=[0.9, 0.8], choices=chosen, more={"criterion": "theirs"})
@@ -145,7 +145,7 @@ def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
 
 
 def test_a_ticket_that_was_picked_from_fewer_seeds_says_from_how_many(tmp_path: Path) -> None:
-    """The mean of those that did not diverge may well be the highest."""
+    """The mean without the diverged seeds may be the highest of all."""
     sweep = FakeSweep(tmp_path)
     sweep.cell("a", 0, accuracies=[0.9, 0.8, 0.95])
     sweep.cell("a", 1, accuracies=[0.9, 0.8, None])

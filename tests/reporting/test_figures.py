@@ -1,4 +1,4 @@
-"""Figures: what is plotted, in which layout, and what their captions and files say."""
+"""Figures: what they plot, their layout, and the contents of their captions and files."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
 def test_seeds_that_are_all_equal_have_no_interval_and_the_caption_says_so(
     sweep: FakeSweep,
 ) -> None:
-    """The dense network has .9 for both seeds, the pruned one .80 and .81."""
+    """The dense network has .9 for both seeds; the pruned network has .80 and .81."""
     criteria(sweep, "large_final")
     for band, gap in (("ci", True), ("sd", False)):
         (figure,) = metric_figures(sweep.analysis(band=band))
@@ -301,7 +301,7 @@ def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> N
 
 
 def test_a_line_costs_its_searches_too_and_no_evaluation(sweep: FakeSweep) -> None:
-    """Each training is of two epochs. A line without its searches would be the cheapest of all."""
+    """Each training has two epochs. Without its searches, this line would seem the cheapest."""
     sweep.cell("imp", accuracies=[0.9, 0.8])
     sweep.cell("cs", accuracies=[0.9, 0.8], choices={"method": "continuous_sparsification"})
     sweep.cell(
@@ -413,7 +413,7 @@ def test_no_label_of_a_figure_with_long_names_is_cut_off_or_covers_another(
 
 
 def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
-    """Cut off on both sides, it lost the colours beside its names."""
+    """It used to be cut off on both sides, where the colours of the names are."""
     long = " ".join(f"recipe.key{n}=0.{n}" for n in range(12))
     style = line_styles(["a"])["a"]
     for labels in ([long, "short"], ["short", "other"]):
@@ -427,7 +427,7 @@ def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
 
 
 def test_a_row_of_panels_is_as_high_as_its_own_lines_need() -> None:
-    """It was as high as the highest of all, so a sweep of one line stood in a tall empty panel."""
+    """All rows used to be as high as the highest one, so a panel with one line was nearly empty."""
     lines = {"small": ["a"], "large": [f"line {n}" for n in range(12)]}
     parts = {"own": 1.0, "shared": 0.0}
     rows = [
@@ -456,7 +456,7 @@ def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
 
 
 def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:
-    """Also where a figure lacks the line before it, or two panels call two lines by one label."""
+    """Also if a figure lacks an earlier line, or if two panels give two lines the same label."""
     lines = (("large_final", None), ("random", None), ("random", "r2"), ("movement", "r2"))
     for name, kind in lines:
         sweep.cell(
@@ -546,7 +546,7 @@ def test_labels_that_hold_commas_are_listed_apart(sweep: FakeSweep) -> None:
 
 
 def test_a_matrix_of_masks_has_the_lines_of_its_panel_below_a_title_that_fits() -> None:
-    """A report of a whole root had a row for each line of every network, and cut titles off."""
+    """A report of a whole root used to have rows for lines of all networks, and cut titles."""
     lines = {"fc on digits, 55.3 to 51.6% left": "ab", "resnet20 on cifar10, 50.0 to 43% left": "c"}
     rows = [
         {"panel": panel, "line": one, "other": other, "overlap": 0.5, "chance": 0.4}

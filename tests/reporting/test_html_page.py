@@ -32,7 +32,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a sweep of two lines, unfinished, with a name that is markup."""
+    """The page of an unfinished sweep with two lines, whose name contains HTML markup."""
     sweep = FakeSweep(tmp_path_factory.mktemp("root"), "a<b>&c")
     for criterion, accuracy in (("large_final", 0.9), ("random", 0.8)):
         for seed in range(3):
@@ -170,7 +170,7 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
 
 
 def _measured(page: Path, folder: Path) -> Path:
-    """The page, saying what lies to the right of the window and what a pointer makes it show."""
+    """The page with a script that prints what overflows the window, and what a pointer reveals."""
     copy = folder / "measured.html"
     beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     pointed = """

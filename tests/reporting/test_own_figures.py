@@ -1,4 +1,4 @@
-"""A figure of a user's is drawn where it is trusted, and never costs a sweep its report."""
+"""A user-defined figure is drawn if it is trusted, and a sweep gets its report in any case."""
 
 from __future__ import annotations
 

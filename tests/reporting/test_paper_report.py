@@ -1,4 +1,4 @@
-"""A paper's page holds what the sweeps that exist can show, and marks the rest."""
+"""A paper's page shows results of the sweeps that exist, and marks the missing ones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_figure_joins_the_sweeps_of_its_experiment_and_marks_missing_nets(
 def test_a_section_of_endpoints_has_the_picked_tickets_and_their_cost_as_a_table(
     tmp_path: Path,
 ) -> None:
-    """Table 1 of Continuous Sparsification: neither is a number per run, which the figure has."""
+    """As in table 1 of Continuous Sparsification: the figure has only numbers that each run has."""
     sweep = FakeSweep(tmp_path)
     for seed in (0, 1):
         sweep.cell("a", seed, experiment="e", accuracies=[0.9, 0.91, 0.8 + 0.01 * seed])
@@ -138,7 +138,7 @@ def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_p
 def test_a_table_says_what_is_a_bound_and_how_many_runs_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`short` ends within the margin, and of its two runs one diverged before any pruning."""
+    """`short` ends within the margin, and one of its two runs diverged before any pruning."""
     sweep = FakeSweep(tmp_path)
     for criterion, ends in (("short", [0.9]), ("long", [0.9, 0.7])):
         for seed in (0, 1):

@@ -1,4 +1,4 @@
-"""`report --check` fails when what is behind a figure has changed, and only then."""
+"""`report --check` fails if the data behind a figure have changed, and only then."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> No
 def written_again(
     sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> tuple[int, dict[str, bytes]]:
-    """Report once more; returns how many pictures were drawn, and all files of the report."""
+    """Report once more; return the number of drawn pictures, and all files of the report."""
     drawn: list[str] = []
     draw = figure._pictures
     with monkeypatch.context() as patch:

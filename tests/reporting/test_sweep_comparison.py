@@ -1,4 +1,4 @@
-"""`compare A B`: what is compared with what, and what is refused."""
+"""`compare A B`: which results are compared with which, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOISE = (0.000, 0.002, -0.001, 0.003)
 
 
 def made(root: Path, name: str, criteria: dict[str, float], **more: Any) -> FakeSweep:
-    """A sweep of four seeds: an accuracy for each criterion, with the seeds' noise."""
+    """A sweep of four seeds: an accuracy for each criterion, plus the noise of the seed."""
     sweep = FakeSweep(root, name)
     for criterion, accuracy in criteria.items():
         for seed, noise in enumerate(NOISE):
@@ -104,7 +104,7 @@ def test_the_title_says_all_options_that_by_allows_to_differ(tmp_path: Path) -> 
 
 
 def test_in_a_narrow_terminal_each_number_stands_beside_its_endpoint(tmp_path: Path) -> None:
-    """Three rows that only said `movement` told nobody which endpoint was which."""
+    """Three rows that all said only `movement` did not show which endpoint was which."""
     one = made(tmp_path, "fast", {"movement": 0.8}, recipe__lr=0.3)
     other = made(tmp_path, "slow", {"movement": 0.7}, recipe__lr=0.1)
     console = Console(file=io.StringIO(), record=True, width=80)

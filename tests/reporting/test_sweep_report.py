@@ -1,4 +1,4 @@
-"""What a report says, checked with numbers that can be worked out by hand."""
+"""A report's contents, compared with numbers that can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lt_sweeps.storage.pack_profile import PackProfile
 
 
 def _run(where: Path, **options: Any) -> tuple[str, Any]:
-    """The terminal's text and summary.csv; warnings are errors, from drawing too."""
+    """Return the terminal's text and summary.csv; warnings are errors, also while drawing."""
     console = Console(width=160, record=True, file=io.StringIO())
     folder = report(where, console=console, **{"figures": [], **options})
     assert (folder / "records.csv").exists()

@@ -1,4 +1,4 @@
-"""Sweeps on the Slurm of launch/slurm/cluster.sh, as a person runs them."""
+"""Sweeps on the Slurm of launch/slurm/cluster.sh, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def slurm(*words: str) -> str:
 
 
 class Run:
-    """A folder of results, and the command line on it.
+    """A folder of results, and the command line that works on it.
 
     Args:
-        folder: where commands are typed.
-        code: the folder that holds the package; None: the folder where commands are typed.
+        folder: the current folder of the commands.
+        code: the folder that holds the package; None: the current folder of the commands.
     """
 
     def __init__(self, folder: Path, code: Path | None = REPOSITORY) -> None:
@@ -54,7 +54,7 @@ class Run:
         self.folder, self.root, self.code = folder, folder / "results", code
 
     def __call__(self, *words: str, status: int | None = 0) -> str:
-        """What a command says; its exit status is checked, unless None."""
+        """Run a command and return its output; check its exit status, unless that is None."""
         if words[0] == "resume":  # the modules of these tests
             words = (*words, "trust=patient,mylab")
         done = subprocess.run(
@@ -70,11 +70,11 @@ class Run:
         return done.stdout + done.stderr
 
     def patient(self, seconds: float) -> list[str]:
-        """Words for a network whose every forward pass takes `seconds` or more, on any machine.
+        """Overrides for a network whose forward pass takes at least `seconds`, on any machine.
 
-        A fault that needs a job at work, or a time limit that must be reached, then does not depend
-        on how fast the machine is. The loop backend runs the forward pass of every replicate. Once
-        nothing depends on it any more, `be_patient(0)` lets what is left end at once.
+        Faults that need a running job, or a time limit that must be reached, then do not depend on
+        the speed of the machine. The loop backend runs a forward pass for every replicate. When the
+        delay is no longer needed, `be_patient(0)` lets the remaining steps end at once.
         """
         self.be_patient(seconds)
         (self.folder / "patient.py").write_text(PATIENT)
@@ -84,7 +84,7 @@ class Run:
         return [f"--config-dir={folder.parent}", "model=patient", "backend=loop"]
 
     def be_patient(self, seconds: float) -> None:
-        """How long every forward pass of a patient network takes from now on."""
+        """Set the duration of every forward pass of a patient network from now on."""
         write_whole(self.folder / "patience", str(seconds).encode())
 
     @property
@@ -93,10 +93,10 @@ class Run:
         return folder
 
     def wait(self, *, limit: float = 300) -> int:
-        """Until none of its jobs is in the queue; the exit status of `status`.
+        """Wait until none of its jobs is in the queue; return the exit status of `status`.
 
-        `status` takes a second of CPU, which the jobs need. It says that all is done when the last
-        ticket is there, while its job is still ending.
+        The queue is asked because `status` takes a second of CPU, which the jobs need, and says
+        that all is done as soon as the last ticket exists, while its job is still ending.
         """
         end = time.monotonic() + limit
         while time.monotonic() < end:
@@ -111,10 +111,10 @@ class Run:
         raise AssertionError(self("status", str(self.sweep), status=None) + slurm("squeue"))
 
     def results(self) -> dict[str, object]:
-        """Every ticket's bytes and every record, but for how it was computed.
+        """Every ticket's bytes and every record, without the columns that say how it was computed.
 
-        A clock measures `seconds`, and a pack whose worker was killed twice trains as two halves,
-        as `stack_size` then says.
+        These are `seconds`, which a clock measures, and `stack_size`: a pack whose worker was
+        killed twice trains as two halves.
         """
         found: dict[str, object] = {
             str(p.relative_to(self.root)): p.read_bytes()
@@ -128,7 +128,7 @@ class Run:
         return found
 
     def computed(self) -> Counter[str]:
-        """How often each unit was computed, by the logs of those that did it."""
+        """Count how often each unit was computed, by the logs of the workers."""
         lines = [
             line for path in self.sweep.glob("logs/*.log") for line in path.read_text().splitlines()
         ]
@@ -136,7 +136,7 @@ class Run:
         return Counter(unit for match in found if match for unit in match[1].split())
 
     def jobs(self) -> list[str]:
-        """The ids of this sweep's running tasks; `%A` is the whole array for its last task."""
+        """The ids of this sweep's running tasks; `%A` names a whole array for its last task."""
         name = self.sweep.name
         lines = slurm("squeue", "--noheader", "--states=R", "--format=%F_%K %j").splitlines()
         return [line.split()[0] for line in lines if f"lt-{name}-" in line]

@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def emptied() -> Iterator[None]:
-    """No job of one test is there for the next."""
+    """Cancel the jobs of each test before the next test begins."""
     yield
     subprocess.run(["scancel", "--user=root"], check=True)
     limit = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""What clusters do to jobs, nodes and disks, at random; and a sweep that goes on under it."""
+"""Faults that clusters inflict on jobs, nodes and disks, at random, while a sweep runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = [
 
 
 class Faults:
-    """Does to a random job of a sweep, or to its node or its disk, what clusters do."""
+    """Injects a random fault into a job of a sweep, its node or its disk."""
 
     def __init__(
         self, run: Run, disk: SmallDisk, draws: random.Random, kinds: Sequence[str] = ()
@@ -33,7 +33,7 @@ class Faults:
         self.limited: list[str] = []
 
     def inject(self) -> None:
-        """One fault, if a job is there to suffer it."""
+        """Inject one fault, if there is a job to suffer it."""
         jobs = self.run.jobs()
         if not jobs:
             return
@@ -43,7 +43,7 @@ class Faults:
                 self.counts[kind] += 1
 
     def restore(self) -> None:
-        """Give jobs whose time was cut their time back, once they wait for their next run."""
+        """Restore the time limit of jobs that had it cut, once they wait for their next run."""
         for job in list(self.limited):
             state = slurm("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip()
             if state != "RUNNING":
@@ -109,10 +109,10 @@ KINDS = (
 
 
 def disturb(run: Run, faults: Faults, words: Sequence[str], *, count: int, limit: float) -> int:
-    """Submit a sweep and inject `count` faults until it is done; returns how often it was resumed.
+    """Submit a sweep and inject `count` faults until it is done; return the number of resumes.
 
-    A killed batch script and a cancelled job are failed jobs, and what waited for them is
-    cancelled: then a person resumes the sweep. `run.status` is the status at the end.
+    A killed batch script and a cancelled job count as failed, so Slurm cancels the jobs that wait
+    for them. Then the sweep is resumed, as a user would. `run.status` is the status at the end.
     """
     end, resumed = time.monotonic() + limit, 0
     run(*run.patient(0.005), *words)
@@ -141,5 +141,5 @@ def _parent(process: Path) -> str:
 
 
 def _is_job(words: list[str]) -> bool:
-    """Whether a process is a job's; its workers are forks of it, and have its words."""
+    """Whether a command line is a job's, or a worker's, which is a fork with the same words."""
     return words[1:2] != [] and words[1].endswith("job.py")

@@ -1,4 +1,4 @@
-"""What a cluster does to a sweep at random changes no byte of it, and has nothing done twice."""
+"""Random faults of a cluster change no byte of a sweep's results, and no work is done twice."""
 
 from __future__ import annotations
 

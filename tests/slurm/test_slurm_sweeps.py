@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: submitted, followed, cancelled, resumed, and told the truth about."""
+"""Sweeps on a real Slurm are submitted, followed, cancelled and resumed, with true reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def luck(final):
 
 
 def own(run: Run, text: str = LUCK) -> str:
-    """A criterion of a person's own, and the flag that adds it."""
+    """A user-defined criterion, and the flag that adds it."""
     (run.folder / "mylab.py").write_text(text)
     folder = run.folder / "own" / "mask_criterion"
     folder.mkdir(parents=True)
@@ -33,7 +33,7 @@ def own(run: Run, text: str = LUCK) -> str:
 
 
 def states(run: Run) -> list[str]:
-    """What Slurm says of this sweep's jobs, also of those that are over."""
+    """Slurm's states of this sweep's jobs, including those that have ended."""
     names = {json.loads(path.read_text())["name"] for path in run.sweep.glob("jobs/*.json")}
     found = re.findall(r"JobName=(\S+).*?JobState=(\w+)", slurm("scontrol", "show", "job"), re.S)
     return [state for name, state in found if name in names]
@@ -103,7 +103,7 @@ def pictures(path):
 
 
 def clone(folder: Path) -> Run:
-    """A clone of the repository, in which commands are typed and code is edited."""
+    """A clone of the repository, in which commands run and code is edited."""
     for name in ("lt_sweeps", "conf"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
@@ -238,7 +238,7 @@ def test_a_time_limit_is_requeued_as_often_as_is_said(run: Run) -> None:
 
 @pytest.fixture
 def pair(run: Run) -> tuple[str, str]:
-    """The ids of the first and the last task of an array, each alone on its node and at work."""
+    """The ids of an array's first and last task, both running, each alone on its node."""
     run(
         *run.patient(0.03),
         *WORDS,

@@ -1,4 +1,4 @@
-"""Noise is uniform, its own for every key and position, and the same however it is made."""
+"""Noise is uniform, independent for every key and position, and the same on every device."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_the_keys_of_the_steps_are_drawn_once_for_many_steps(
 
 
 def test_the_bits_are_pinned() -> None:
-    """A change here changes every learned mask that users have."""
+    """A change here changes every learned mask of every user."""
     assert [round(n * 2**24) for n in drawn(1, size=3)[0].tolist()] == PINNED
 
 

@@ -1,4 +1,4 @@
-"""Each criterion against values worked by hand, or its own definition."""
+"""Each criterion against values worked out by hand, or against its definition."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_of_equal_logits_the_larger_weights_stay() -> None:
 
 
 def quadrant(init: torch.Tensor, final: torch.Tensor, count: int) -> torch.Tensor:
-    """The released rule: the one percentile q of both at which {both above} has `count` members."""
+    """The released rule: one percentile q for both, at which {both above q} has `count` members."""
     a, b = init.abs(), final.abs()
     both = [(a >= a.quantile(q)) & (b >= b.quantile(q)) for q in torch.linspace(0, 1, 4001)]
     return min(both, key=lambda mask: abs(int(mask.sum()) - count))
@@ -90,7 +90,7 @@ RANKED = ["large_init_large_final", "small_init_small_final"]
 @pytest.mark.parametrize("name", RANKED)
 @pytest.mark.parametrize("tied", ["init", "final", "half of init", "both"])
 def test_ties_of_ranks_are_broken_at_random_as_by_numpys_lexsort(name: str, tied: str) -> None:
-    """The released code sorts by (score, random); by position all kept weights lay in one half."""
+    """The released code sorts by (score, random). By position, only one half would be kept."""
     draws = torch.Generator().manual_seed(0)
     init, final, noise = (torch.randn(10_000, generator=draws) for _ in range(3))
     if tied in ("init", "both"):  # `reset=constant_init_sign`
@@ -108,7 +108,7 @@ def test_ties_of_ranks_are_broken_at_random_as_by_numpys_lexsort(name: str, tied
 
 
 def _by_lexsort(name: str, init: torch.Tensor, final: torch.Tensor) -> float:
-    """The part of the kept weights in the first half, with ranks by the released tie-break."""
+    """The fraction of kept weights in the first half, with the released code's tie-break."""
     draws, sign = np.random.RandomState(1), 1 if name.startswith("large") else -1
     ranks = np.empty((2, len(init)))
     for row, weights in zip(ranks, (init, final), strict=True):

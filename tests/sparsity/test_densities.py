@@ -1,4 +1,4 @@
-"""Layers with densities of their own: ERK, uniform, and given ones."""
+"""Each layer has its own density: by ERK, uniform, or as given."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def resnet20() -> tuple[Layer, ...]:
     ],
 )
 def test_erk_has_its_golden_densities_on_resnet_20(sparsity: float, golden: list[float]) -> None:
-    """The stem, then 16 to 16 channels, 16 to 32, 32 to 32, 32 to 64, 64 to 64."""
+    """The stem, then layers with 16 to 16 channels, 16 to 32, 32 to 32, 32 to 64, 64 to 64."""
     layers, (target,) = resnet20(), erk(resnet20(), sparsity=sparsity)
     for at, density in zip((0, 1, 7, 8, 13, 14), golden, strict=True):
         assert target.keep[at] == pytest.approx(density * layers[at].size, abs=0.5 + 2)

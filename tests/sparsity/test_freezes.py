@@ -1,4 +1,4 @@
-"""Freezes on values worked by hand, and their decisions over the rounds of a real chain."""
+"""Freezes on values worked out by hand, and their choices over the rounds of a real chain."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def test_random_zeros_has_as_many_zeros_as_variant_1_anywhere(seed: int, pinned_
 
 
 def levels(cell: Make, run: Run, freeze: dict, **more: object) -> list[dict[str, torch.Tensor]]:
-    """Of the first layer: start, mask, where training ended, at each of three levels."""
+    """The first layer's starting weights, mask and trained weights, at each of three levels."""
     made, store = run(cell(freeze=freeze, schedule__levels=3, **more))
     levels = []
     for unit in made.units[1:]:
@@ -141,7 +141,7 @@ def test_variant_2_starts_kept_weights_from_zero_too_and_its_zeros_accumulate(
 
 
 def test_resets_and_freezes_cross(cell: Make, run: Run) -> None:
-    """Variant 2 speaks before the reset: signs of zero are zero, whatever the reset."""
+    """Variant 2 acts first and sets weights to 0, which then have sign 0 in every reset."""
     reset = {"_target_": "lt_sweeps.sparsity.resets.constant", "sign": True}
     for level in levels(cell, run, of("variant", kept_too=True), reset=reset):
         started = level["start"][level["kept"]]

@@ -1,4 +1,4 @@
-"""Groups of weights: what belongs together stays or goes whole, in exact numbers."""
+"""Groups of weights are kept or pruned whole, in exact numbers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HALF = {"_target_": "lt_sweeps.sparsity.schedules.sparsities", "sparsity": [0.5]
 
 
 class Mixed(nn.Module):
-    """A layer of each kind that has groups of its own."""
+    """A network with a layer of each kind that has its own groups."""
 
     def __init__(
         self, input_shape: Any = (2, 4, 4), classes: int = 4, *, width: int = 8, heads: int = 2
@@ -193,7 +193,7 @@ def test_a_group_has_the_mean_score_of_its_weights() -> None:
 
 
 def test_a_random_choice_among_groups_does_not_go_by_their_size() -> None:
-    """A mean of many random numbers is near 1/2, so small groups were kept twice as often."""
+    """Means of many random numbers are near 1/2, so small groups were kept twice as often."""
     layers = (Layer("small", (20, 1), "hidden"), Layer("large", (20, 200), "hidden"))
     counted = {la.name: torch.arange(20)[:, None].expand(la.shape).int() for la in layers}
     counted["large"] = counted["large"] + 20
@@ -262,7 +262,7 @@ def test_a_layer_without_such_groups_stays_whole(value: str, layer: str) -> None
 
 
 class Grouped(nn.Module):
-    """Four groups of convolutions, a group for each channel, and a transposed one of two groups."""
+    """Convolutions with four groups, with one group per channel, and transposed with two groups."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class Grouped(nn.Module):
 def test_a_channel_of_a_grouped_convolution_is_one_of_the_network(
     value: str, layer: str, channels: int
 ) -> None:
-    """Without the weights of a group its channel is not read, or not written; nothing else is."""
+    """Without the weights of a group, exactly one channel is no longer read, or written."""
     config = {"net": {"_target_": f"{__name__}.Grouped"}, "prunable": {"include": ["*", "up.*"]}}
     network = Network.of(config, (8, 6, 6), 4)
     groups = groups_of(granularity(value), network)
@@ -477,7 +477,7 @@ def test_before_training(cell: Make, run: Run, name: str, value: str) -> None:
 
 
 def thirds(layer: Layer) -> Tensor:
-    """Weights in turns of three: a function of somebody's own."""
+    """A user-defined granularity: each weight's group is its position modulo three."""
     numbers = torch.arange(layer.size).view(layer.shape) % 3
     return numbers if layer.size > 40 else numbers - 3
 

@@ -1,4 +1,4 @@
-"""Pruning keeps exactly what it is told, and a pruned weight stays where it was put."""
+"""Pruning keeps exactly the requested number, and a pruned weight keeps its frozen value."""
 
 import inspect
 import random
@@ -199,7 +199,7 @@ def mine(function: object) -> Call:
 def test_a_criterion_of_ours_is_computed_once_and_sorts_its_noise_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ranks take most of the start of a level: three sorts for each layer of each replicate."""
+    """Ranking takes most of the start of a level: three sorts per layer and replicate."""
     sorts, argsort = [], torch.Tensor.argsort
     monkeypatch.setattr(
         torch.Tensor, "argsort", lambda t, **how: sorts.append(len(t)) or argsort(t, **how)
@@ -221,7 +221,7 @@ def test_a_criterion_of_ours_is_computed_once_and_sorts_its_noise_once(
     ids=lambda function: f"{function.__module__.rpartition('.')[2]}.{function.__name__}",
 )
 def test_functions_of_ours_depend_on_their_arguments_alone(function: Callable[..., Tensor]) -> None:
-    """So no sweep calls them a second time, as it calls a user's."""
+    """So a sweep does not call them a second time, as it does with user-defined functions."""
     # A criterion sees the weights that compete as a vector, a reset or a freeze a layer.
     shape, evidence = (30,) if function.__module__ == criteria.__name__ else (6, 5), {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -352,7 +352,7 @@ def test_restart_rewinds_the_kept_and_pins_the_pruned_for_good() -> None:
 
 
 def test_ranks_are_among_the_weights_that_are_left() -> None:
-    """Of weights 4 to 7 the smaller rank is highest for 5 and 6; what is pruned does not count."""
+    """Of weights 4 to 7, 5 and 6 have the highest lower rank; pruned weights are left out."""
     layer = (Layer("a", (8,), "hidden"),)
     left = {"a": tensor([[False] * 4 + [True] * 4])}
     init = {"a": tensor([[9.0, 9, 9, 9, 1, 3, 2, 4]])}

@@ -1,4 +1,4 @@
-"""Resets on values worked by hand, and over the rounds of a real chain."""
+"""Resets on values worked out by hand, and over the rounds of a real chain."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def of(name: str, **options: object) -> dict:
 
 
 def test_rewinding_copies_no_weight() -> None:
-    """A deep level follows the initial weights through the resets of all levels before it."""
+    """A deep level passes the initial weights through the resets of all earlier levels."""
     rewind, freeze = (
         Call.of({"_target_": f"lt_sweeps.sparsity.{name}"}, where=name, supplied=("init", "final"))
         for name in ("resets.rewind", "freezes.zero")
@@ -76,7 +76,7 @@ def chain(cell: Make, run: Run, reset: dict, **more: object) -> tuple[list[Reset
 
 
 def starts(stages: list[Reset], store: Store) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights and mask of the first layer, as each level starts."""
+    """Weights and mask of the first layer, at the start of each level."""
     tickets = [ticket(stage, Seed.of(0), store) for stage in stages]
     return [(level.state[LAYER][0], level.mask[LAYER][0]) for level in tickets]
 
@@ -87,7 +87,7 @@ def _init(stage: Reset, store: Store) -> torch.Tensor:
 
 
 def test_reinit_is_a_permutation_of_the_whole_layer_at_every_round(cell: Make, run: Run) -> None:
-    """Kept values come from all of the layer, pruned ones included, and differ by the round."""
+    """Kept weights get values from the whole layer, pruned ones included, anew in each round."""
     stages, store = chain(cell, run, of("reinit"))
     drawn = _init(stages[0], store)
     before = None
@@ -99,7 +99,7 @@ def test_reinit_is_a_permutation_of_the_whole_layer_at_every_round(cell: Make, r
 
 
 def test_reshuffle_keeps_what_the_round_before_kept_of_its_own_values(cell: Make, run: Run) -> None:
-    """Rounds compose: the multiset of round 2 is that of round 1 on the weights left by round 2."""
+    """Round 2 permutes the values that its kept weights had in round 1."""
     stages, store = chain(cell, run, of("reshuffle"))
     (first, _), (second, kept), _ = starts(stages, store)
     assert sorted(second[kept].tolist()) == sorted(first[kept].tolist())
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_when_the_plan_is_made(
 
 
 def test_a_late_rewind_goes_with_every_reset(cell: Make, run: Run) -> None:
-    """Values come from the dense run at that time, biases with them."""
+    """Values, including biases, come from the dense run at that time."""
     stages, store = chain(cell, run, of("reshuffle", sign=True, to="2ep"))
     at = store.read(stages[0].origin.key, 0, 8)
     for stage, (values, kept) in zip(stages, starts(stages, store), strict=True):

@@ -1,4 +1,4 @@
-"""Schedules leave exactly the specified counts."""
+"""Schedules keep exactly the specified numbers of weights."""
 
 from typing import Any
 

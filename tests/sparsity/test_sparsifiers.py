@@ -1,4 +1,4 @@
-"""Sparsifiers against closed forms, and learned masks through real trainings."""
+"""Sparsifiers against closed forms, and learned masks in real trainings."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_a_weight_is_whole_or_nothing_and_kept_as_often_as_its_chance() -> None:
 
 
 def test_rescaling_keeps_the_expected_weight() -> None:
-    """Over the kept fraction of each layer and replicate: E[w_eff] is w."""
+    """Divided by the kept fraction of each layer and replicate: E[w_eff] is w."""
     noise, total = Noise(2, 400), torch.zeros(2, 400)
     w = torch.linspace(-1, 1, 400).expand(2, 400)
     for key in range(400):
@@ -130,7 +130,7 @@ def test_rounding_rounds_half_of_a_training_step_and_all_of_a_test() -> None:
 
 
 def test_what_is_rounded_gets_no_gradient_as_in_the_released_code() -> None:
-    """`round` has no gradient there, and "the other 50%" backpropagates the chance directly."""
+    """There, `round` has no gradient, and "the other 50%" backpropagates the probability."""
     w, logits, upstream, noise = tensors(1, 1000)
     weights = Supermask(rounding=True).weights(w, logits, torch.ones(1, 1), noise)
     weights.backward(upstream)
@@ -346,7 +346,7 @@ def test_only_logits_cut_a_learned_mask_and_only_a_learned_mask_is_cut_by_them(c
 
 @dataclass(frozen=True)
 class Halving(Sparsifier):
-    """A sparsifier of one's own: every other weight of each layer is pruned at one step."""
+    """A user-defined sparsifier that prunes every other weight of each layer at one step."""
 
     at: int
     kept: int
@@ -365,7 +365,7 @@ class Halving(Sparsifier):
 
 @dataclass(frozen=True)
 class Gate(LearnedSparsifier):
-    """A learned mask of one's own."""
+    """A user-defined learned mask."""
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         return w * torch.tanh(logits)

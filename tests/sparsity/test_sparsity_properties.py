@@ -1,4 +1,4 @@
-"""What holds of pruning, schedules, resets and freezes for any network, scores and seed."""
+"""Properties of pruning, schedules, resets and freezes for any network, scores and seed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def layers_of(shapes: list[tuple[int, ...]]) -> tuple[Layer, ...]:
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[tuple[Layer, ...], dict[str, Tensor], dict[str, Tensor]]:
-    """Layers with initial and final weights, which may repeat a few values or be drawn freely."""
+    """Layers with initial and final weights, which repeat a few values or are drawn freely."""
     layers = layers_of(draw(shapes))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     coarse = draw(st.booleans())

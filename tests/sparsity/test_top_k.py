@@ -1,4 +1,4 @@
-"""The ranking of a device keeps what the ranking of the CPU keeps, and never waits."""
+"""Ranking on a device keeps the same weights as ranking on the CPU, and the host never waits."""
 
 from collections import Counter
 from collections.abc import Iterator

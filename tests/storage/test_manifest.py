@@ -1,4 +1,4 @@
-"""A manifest is read as it was written, and a damaged one is refused in one line."""
+"""A manifest is read back as it was written, and a damaged one is refused in one line."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def test_halves_have_all_units_and_only_their_own_moments() -> None:
 
 
 def signed(row: dict[str, object]) -> str:
-    """A manifest with the checksum of what it holds."""
+    """A manifest with the checksum of its content."""
     content = json.dumps(row)
     return content[:-1] + f', "sha256": "{hashlib.sha256(content.encode()).hexdigest()}"}}'
 

@@ -1,4 +1,4 @@
-"""A record has one writer and one reader, and a file that it did not write is never believed."""
+"""A record has one writer and one reader, and a file that was not written by it is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **changes: Any) -> tuple[str, ...]:
-    """What is said of the file once its first record is changed."""
+    """Change the first record of a file; return the message of the refusal."""
     path = folder / "records.jsonl"
     first, *others = path.read_text().splitlines()
     row = {k: v for k, v in (json.loads(first) | changes).items() if v != "absent"}
@@ -90,7 +90,7 @@ def test_a_cell_without_rows_yet_has_no_faults(folder: Path) -> None:
 
 
 def test_what_many_records_have_alike_is_stored_once(tmp_path: Path) -> None:
-    """A lab's report holds 65,000 records: a dict for each, and its own counts, took 630 MiB."""
+    """65,000 records of a lab's report, each with its own dict and counts, took 630 MiB."""
     sweep = FakeSweep(tmp_path)
     (one, next_level), (other, _) = (
         RunFolder(sweep.cell("a", seed, accuracies=[0.9, 0.8])).read().records for seed in (0, 1)

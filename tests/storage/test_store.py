@@ -1,4 +1,4 @@
-"""Tickets are whole or absent, checked, and readable by anyone."""
+"""Tickets are whole or absent, checked, and readable without the framework."""
 
 import fcntl
 import json
@@ -241,7 +241,7 @@ def test_a_lock_that_leaves_no_file_has_one_holder_at_a_time(tmp_path: Path) -> 
 def test_a_lock_whose_file_was_removed_before_it_was_got_is_got_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process let go between this one's open and its lock: the file has no name."""
+    """Another process released it between this one's open and its lock, so the file has no name."""
     path, flock, removed = tmp_path / "x.lock", fcntl.flock, []
 
     def late(descriptor: int, operation: int) -> None:
@@ -283,7 +283,7 @@ def test_a_lock_does_not_remove_the_file_of_another_holder(tmp_path: Path) -> No
 def test_a_write_follows_the_umask_and_never_sets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To read it is to set it for a moment, in which another thread may create a file."""
+    """Reading the umask sets it for a moment, in which another thread may create a file."""
     before = os.umask(0o027)
     try:
         with monkeypatch.context() as patch:

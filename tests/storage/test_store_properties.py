@@ -1,4 +1,4 @@
-"""What holds of the store, whoever writes what at the same time."""
+"""Properties of the store for any writers and any order of concurrent writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def a_ticket(value: float) -> Ticket:
 
 
 class ConcurrentStore(RuleBasedStateMachine):
-    """Several writers of one store, who come and go: the first to write a unit wins."""
+    """Several writers of one store, which come and go: the first to write a unit wins."""
 
     def __init__(self) -> None:
         super().__init__()

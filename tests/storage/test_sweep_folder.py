@@ -1,4 +1,4 @@
-"""What a sweep's folder says of the processes that are at work on it."""
+"""A sweep's folder shows which processes are working on the sweep."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from lt_sweeps.storage.sweep_folder import STALE, Heartbeat, SweepFolder, sweep_
 def test_the_root_of_a_folder_is_known_however_its_path_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """Without it a finished sweep had no records: `status .` said that nothing was done."""
+    """Otherwise `status .` found no records of a finished sweep, and said that nothing was done."""
     folder = tmp_path / "sweeps" / "mine"
     (folder / "logs").mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -39,7 +39,7 @@ def test_a_path_that_shows_its_root_stays_as_it_was_given(
 def test_a_heartbeat_of_another_time_is_of_a_dead_process(
     tmp_path: Path, ago: float, alive: bool
 ) -> None:
-    """Also one of later: after a clock is set back, a killed worker would count for as long."""
+    """Also a later time: if a clock is set back, a killed worker would otherwise count as alive."""
     sweep = SweepFolder(tmp_path / "sweeps" / "mine")
     cell = FrozenCell("s", "0", {}, Config(), [], {})
     Manifest("mine", "default", "c", [cell]).write(sweep.path)

@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow: what is on disk, read back by their own readers."""
+"""TensorBoard and MLflow: their files on disk, read back by their own readers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Point = tuple[int, float]
 
 
 def points(run: Run) -> dict[str, list[Point]]:
-    """What a tracker must have of a run: by name, the steps and values in the order of the rows."""
+    """The points that a tracker must have: by name, steps and values in the order of the rows."""
     found: dict[str, list[Point]] = {}
     for row in run.rows:
         for name, value in row.items():
@@ -42,7 +42,7 @@ def runs_of(folder: Path) -> list[Run]:
 
 
 def tensorboard(folder: Path) -> dict[str, Any]:
-    """The runs under a root's TensorBoard folder, by their folder, as TensorBoard reads them."""
+    """The runs in a root's TensorBoard folder, by subfolder, as TensorBoard reads them."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     root, found = folder.parent.parent / "tensorboard", {}
     for file in sorted(root.rglob("events.*")):
@@ -80,7 +80,7 @@ def mlflow(folder: Path) -> dict[str, tuple[Any, dict[str, list[Point]]]]:
 
 
 def whole_in_tensorboard(folder: Path) -> dict[str, Any]:
-    """Every row of every run is there, in order, once; returns the runs."""
+    """Check that every row of every run is there once, in order; return the runs."""
     found = tensorboard(folder)
     for run in runs_of(folder):
         (place,) = (place for place in found if place.endswith(f"/{run.key}"))
@@ -110,7 +110,7 @@ def whole_in_mlflow(folder: Path) -> dict[str, tuple[Any, dict[str, list[Point]]
 
 
 def cut(folder: Path) -> Callable[[], None]:
-    """Take a finished sweep back to its first level; the function that is returned ends it."""
+    """Take a finished sweep back to its first level; the returned function completes it again."""
     before = {path: path.read_bytes() for path in folder.parent.parent.glob("runs/*/*/*")}
     for path in before:
         if path.name == "DONE":
@@ -178,7 +178,7 @@ def test_a_run_in_tensorboard_moves_when_its_line_is_called_otherwise(
 def test_mlflow_has_every_row_once_with_parameters_tags_and_summary_though_it_was_killed(
     cell: Make, swept: Swept, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed where rows have arrived, and the tag that says so has not."""
+    """The mirror is killed after rows have arrived, but before the tag that says so."""
     library = pytest.importorskip("mlflow").MlflowClient
     folder = swept(cell(seed=0), cell(seed=1))
     end, log = cut(folder), library.log_batch

@@ -1,4 +1,4 @@
-"""A cell over its seeds: values that a person can work out."""
+"""Means of a cell over its seeds, compared with values worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep in W&B: every row once, whatever happens on the way, and nothing in training waits."""
+"""A sweep in W&B has every row once, whatever faults occur, and training never waits for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Swept = Callable[..., Path]
 
 
 def once(server: WandbServer, folder: Path) -> None:
-    """Each run's rows are in the server, in order, each once, and no run is there twice."""
+    """Check that the server has each run once, with its rows in order, each once."""
     runs = {source.run.key: source.run for source in tracked_cells(folder)}
     assert set(runs) <= set(server.runs)
     for key, run in runs.items():
@@ -312,7 +312,7 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
 def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
     cell: Make, swept: Swept
 ) -> None:
-    """Else a sweep of many runs would end with a minute's wait, which is all the time it has."""
+    """Otherwise the end of a large sweep would wait for a minute, which is all the time it has."""
     waits: list[float] = []
 
     class Clock(Deadline):
@@ -321,7 +321,7 @@ def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
 
     @dataclass
     class Taking:
-        """A tracker that has no run yet, and takes each."""
+        """A tracker that has no runs yet, and accepts each."""
 
         taken: list[str] = field(default_factory=list[str])
         every, per_minute, linger, whole = 30.0, 4, 60.0, False
@@ -345,7 +345,7 @@ def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
 
 @dataclass
 class Refusing:
-    """A tracker that takes all runs but some, and notes in which order it was asked to."""
+    """A tracker that accepts all runs except some, and notes the order of its calls."""
 
     refuses: set[str]
     asked: list[str] = field(default_factory=list[str])
@@ -372,7 +372,7 @@ def test_runs_that_a_tracker_refuses_do_not_keep_the_others_back(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A person has deleted them in W&B, which takes no run of that name any more."""
+    """A user has deleted these runs in W&B, which then refuses any new run of the same name."""
     monkeypatch.setattr("lt_sweeps.tracking.mirror._AGAIN", (0.0, 0.0))
     folder = swept(*(cell(seed=seed, method=DENSE) for seed in range(6)))
     keys = [tracked.run.key for tracked in tracked_cells(folder)]

@@ -1,4 +1,4 @@
-"""A sweep with a tracker: mirrored while it runs, and unharmed by whatever the tracker does."""
+"""A sweep is mirrored while it runs, and no fault of the tracker harms the sweep."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_tracker_that_a_jobs_machine_cannot_start_costs_its_sweep_one_line(
     capsys: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
-    """The Python of a cluster's container may lack W&B, which the submitting one has."""
+    """The Python in a cluster's container may lack W&B, although the submitting Python has it."""
 
     def refuse(*_: object, **__: object) -> None:
         if kind == "process":

@@ -1,4 +1,4 @@
-"""A sweep as runs: rows that only grow, from files alone."""
+"""A sweep as tracker runs: their rows only grow, and come from files alone."""
 
 from __future__ import annotations
 

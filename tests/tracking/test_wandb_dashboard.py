@@ -1,4 +1,4 @@
-"""The workspace and the report, as W&B gets them."""
+"""The workspace and the report, as W&B receives them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def named(cell: Cell, criterion: str) -> Cell:
 
 @pytest.fixture
 def sweep(cell: Make, swept: Swept) -> Path:
-    """Two criteria with three seeds each."""
+    """A sweep of two criteria with three seeds each."""
     seeds = range(3)
     large = [named(cell(seed=seed, recipe__length="9ep"), "large_final") for seed in seeds]
     return swept(
@@ -45,7 +45,7 @@ def sweep(cell: Make, swept: Swept) -> Path:
 
 
 def saved(sweep: Path, server: WandbServer, **keys: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The workspace and the report that the server was given."""
+    """The workspace and the report that the server has received."""
     dashboard(sweep, **keys)
     view, report = (json.loads(view["spec"]) for view in server.views.values())
     return view["section"], report

@@ -1,4 +1,4 @@
-"""A disk that is full where the mirror writes: said once, results kept, and later all is there."""
+"""If the mirror's disk is full, it says so once, results stay safe, and all rows arrive later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offline: W&B's own files, read back."""
+"""W&B offline: its own files, read back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def offline(folder: Path) -> Path:
 
 
 def once(folder: Path) -> dict[str, dict]:
-    """Every run's rows are in the files, in order, each once."""
+    """Check that every run's rows are in the files in order, each once."""
     found = wandb_files.runs(offline(folder))
     runs = {source.run.key: source.run for source in tracked_cells(folder)}
     assert set(runs) <= set(found)
@@ -126,7 +126,7 @@ def test_wandb_sync_uploads_the_files_and_ours_then_has_nothing_to_add(
 def test_files_that_were_removed_are_not_written_again(
     cell: Make, swept: Swept, wandb_server: WandbServer
 ) -> None:
-    """`wandb sync --clean` removes what it has sent; sent again, each row would be there twice."""
+    """`wandb sync --clean` removes files that it has sent; sent again, rows would be doubled."""
     folder = swept(cell(seed=0))
     assert sync(folder, mode="offline") == 0
     for file in offline(folder).glob("offline-run-*"):
@@ -167,7 +167,7 @@ def test_whatever_wandb_waits_for_has_the_trackers_limit(
 def test_a_service_of_wandb_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W&B waits for it without a limit, and so would whoever called `sync`."""
+    """W&B waits for it without a limit, so `sync` would never end."""
     import wandb
 
     program = tmp_path / "wandb-core"
@@ -187,7 +187,7 @@ def test_a_service_of_wandb_that_does_not_end_is_killed(
 def test_wandb_that_exits_with_its_service_does_not_end_the_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It calls sys.exit with the status of a service that was killed."""
+    """W&B calls sys.exit with the status of a service that was killed."""
     import wandb
 
     monkeypatch.setattr(wandb, "teardown", lambda: sys.exit(-9))

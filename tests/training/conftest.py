@@ -23,7 +23,7 @@ def interpreted_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Let the next import define them anew, from the package too, which keeps its modules."""
+    """Remove the kernel modules, also from their package, so that an import defines them again."""
     for name in KERNELS:
         sys.modules.pop(name, None)
         package, _, leaf = name.rpartition(".")

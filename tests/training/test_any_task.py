@@ -1,4 +1,4 @@
-"""Every kind of task: what a stack trains and measures is what the plain module does."""
+"""For every kind of task, a stack trains and measures the same as the plain module."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kind(option: str) -> TaskKind:
 
 
 class Reader(nn.Module):
-    """An embedding and a linear layer on every token, with the tokens before it."""
+    """An embedding, and a linear layer on every token together with the tokens before it."""
 
     def __init__(self, classes: int = K) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Reader(nn.Module):
 
 
 class Vector(nn.Sequential):
-    """Two linear layers on inputs that are no images."""
+    """Two linear layers on inputs that are not images."""
 
     def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
         super().__init__(nn.Linear(input_shape[0], 8), nn.ReLU(), nn.Linear(8, outputs))
@@ -155,7 +155,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
 
 
 def tabular(*, seed: int = 0) -> Dataset:
-    """A line and noise; the validation set is larger than a batch of an evaluation."""
+    """A noisy linear function; the validation set is larger than an evaluation batch."""
 
     def load() -> dict[str, Split]:
         draws = torch.Generator().manual_seed(seed)
@@ -205,17 +205,17 @@ LANGUAGE = {
 
 
 def own_accuracy() -> dict[str, Any]:
-    """A task whose metric takes the name that every record has."""
+    """A user-defined metric with a name that every record already uses."""
     return {**REGRESSION["task"], "metrics": {"accuracy": {"_target_": HERE + "next_token"}}}
 
 
 def summed() -> dict[str, Any]:
-    """A loss that grows with the batch, which an evaluation cuts as it likes."""
+    """A loss that sums over the batch, so it depends on how an evaluation cuts its batches."""
     return {**REGRESSION["task"], "loss": {**REGRESSION["task"]["loss"], "reduction": "sum"}}
 
 
 def padded() -> dict[str, Any]:
-    """Tokens that the loss takes for padding, and the accuracy does not."""
+    """Tokens that the loss ignores as padding, but the accuracy counts."""
     task = yaml.safe_load((CONF / "task/tokens.yaml").read_text())
     return {**task, "loss": {**task["loss"], "ignore": 0}}
 
@@ -374,7 +374,7 @@ def root_mean_square(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def test_a_metric_that_is_one_number_is_that_of_the_whole_split(tmp_path: Path) -> None:
-    """Of a split that is cut into batches, the last of them smaller."""
+    """Here the split has several batches, the last of them smaller."""
     task = {
         "loss": {"_target_": "torch.nn.functional.mse_loss"},
         "metrics": {"rms": {"_target_": f"{HERE}root_mean_square", "better": "lower"}},
@@ -390,7 +390,7 @@ def test_a_metric_that_is_one_number_is_that_of_the_whole_split(tmp_path: Path) 
 
 
 def of_scikit_learn(outputs: Tensor, targets: Tensor) -> float:
-    """A number that is no tensor; it fails where a batch lacks a class."""
+    """Returns a Python number, not a tensor; fails if a batch lacks a class."""
     return log_loss(targets.numpy(), outputs.double().softmax(1).numpy())
 
 
@@ -400,7 +400,7 @@ def of_a_split(outputs: Tensor, targets: Tensor) -> float:
 
 
 def sorted_classes() -> Dataset:
-    """Four classes, those of the evaluations one after another: a batch has one or two."""
+    """Four classes; evaluation splits are sorted by class, so that a batch has one or two."""
 
     def split(size: int) -> Split:
         return Split(numbers(size, 6, dtype=torch.float32), torch.arange(size) * 4 // size)
@@ -437,7 +437,7 @@ def sums(*, examples: int) -> Dataset:
 
 
 def alike() -> Dataset:
-    """Each example of its validation and test sets has the same target, which has no variance."""
+    """All targets of its validation and test splits are equal, so they have no variance."""
     made = sums(examples=32)
 
     def load() -> dict[str, Split]:
@@ -462,7 +462,7 @@ def test_a_metric_that_is_no_number_is_said_in_the_row(tmp_path: Path) -> None:
 
 
 def labelled(*, split: str, label: int) -> Dataset:
-    """Four classes, and a label beside them in one split."""
+    """Four classes, and one label outside them in one split."""
 
     def load() -> dict[str, Split]:
         made = {}
@@ -495,7 +495,7 @@ OTHER_TASKS = {  # whose loss or main metric is not that of a classification
 def test_a_class_that_is_none_is_refused_in_every_split(
     tmp_path: Path, split: str, label: int, task: str | None
 ) -> None:
-    """Torch leaves out -100, or what it is told, of a loss, and an accuracy counts it as wrong."""
+    """Torch's losses ignore -100, or a given label, but an accuracy counts it as wrong."""
     dataset = {"_target_": f"{HERE}labelled", "split": split, "label": label}
     other = {"task": OTHER_TASKS[task]} if task else {}
     cell = tiny_cell(model={"net": {"_target_": f"{HERE}Vector"}}, dataset=dataset, **other)
@@ -515,7 +515,7 @@ def test_a_token_that_is_none_is_refused_and_one_that_does_not_count_is_not() ->
 
 
 def test_a_label_of_minus_1_is_refused() -> None:
-    """The loss would fall without end, and the lowest of all was the best."""
+    """Its loss falls without a bound, so the lowest loss would count as the best."""
     labels = torch.tensor([[0.0, 1.0], [0.5, 0.0]])
     kind("multi_label").check_targets(labels, "mine")
     with pytest.raises(ValueError, match="targets of `mine` are not all 0 to 1; each is 1 for"):
@@ -524,7 +524,7 @@ def test_a_label_of_minus_1_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_targets_that_are_no_numbers_are_for_a_loss_of_ones_own(value: float) -> None:
-    """One of them makes each loss of its split NaN, and the first evaluation the best."""
+    """One NaN makes each loss of its split NaN, and the first evaluation would be the best."""
     targets = torch.tensor([[0.0], [value]])
     with pytest.raises(ValueError, match="task: targets of `mine` hold NaN .* your own loss"):
         kind("regression").check_targets(targets, "mine")
@@ -546,7 +546,7 @@ def squares(outputs: Tensor, targets: Tensor) -> Tensor:
     "target", ["torch.nn.MSELoss", "torch.nn.functional.kl_div", f"{HERE}squares"]
 )
 def test_no_loss_and_no_metric_compares_each_example_with_all(target: str) -> None:
-    """[B, 1] less [B] is [B, B], whose mean is a number like any other."""
+    """[B, 1] minus [B] is [B, B], whose mean looks like any other number."""
     outputs, targets = numbers(B, 1), numbers(B)
     own = TaskKind.of({"loss": {"_target_": target}, "metrics": {"own": {"_target_": target}}})
     with pytest.raises(ValueError, match="task.loss: `.*"):
@@ -561,7 +561,7 @@ def spoiling(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def test_a_loss_and_a_metric_change_nothing_that_the_others_are_measured_on() -> None:
-    """Targets of an evaluation are those of the data set itself, and outputs go to all metrics."""
+    """They get the data set's own targets, and the outputs that all metrics share."""
     given, target = (numbers(B, 2), -numbers(B, 2)), {"_target_": f"{HERE}spoiling"}
     own = TaskKind.of({"loss": target, "metrics": {"own": target}})
     measured(own.main_metric, *given)

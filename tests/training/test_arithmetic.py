@@ -1,4 +1,4 @@
-"""Precision and determinism: what is asked for is what is computed, stored and said."""
+"""Precision and determinism: the requested setting is computed, stored and printed."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_precisions_are_swept_as_any_other_key(cells: Callable[..., list[Cell]])
 def test_a_gpu_repeats_its_bytes_unless_it_need_not(
     deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is set around a step; nothing of it needs a GPU."""
+    """Only the settings around a step are tested, which need no GPU."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", None)  # it imports the compiler
     with Arithmetic("tf32", deterministic).set(torch.device("cuda")):
@@ -243,7 +243,7 @@ def test_a_model_without_a_kernel_that_repeats_is_refused_in_one_line() -> None:
 def test_tf32_is_refused_where_the_environment_turns_it_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """NVIDIA's libraries would compute in float32, and the record would say tf32."""
+    """NVIDIA's libraries would compute in float32, but the record would say tf32."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     Arithmetic("tf32").check(torch.device("cuda"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")

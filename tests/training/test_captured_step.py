@@ -1,4 +1,4 @@
-"""A step that was captured and is replayed trains the same network, bit for bit."""
+"""A step that is captured and replayed trains the same network, bit for bit."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _ranked_as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trainings take the way that they take on a GPU, with recorded operations for a graph.
+    """Let trainings run as on a GPU, with recorded operations in place of a graph.
 
-    What a step does outside of the graph may not wait for the device either: rewiring a mask,
-    setting a temperature, keying a draw.
+    Code outside the graph must not wait for the device either: rewiring a mask, setting a
+    temperature, keying a draw.
     """
     make = TrainingLoop.update
 
@@ -160,7 +160,7 @@ def test_a_captured_step_leaves_a_frozen_parameter_as_it_is(
 
 
 class Keeps(nn.Sequential):
-    """A network that cannot be captured, and keeps a tensor of the try, which was never filled."""
+    """A network that cannot be captured, and keeps an unfilled tensor of the attempt."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
@@ -271,7 +271,7 @@ def test_images_outside_of_the_device_are_fed_to_the_captured_step(
 
 
 def started(cell: Make, tmp_path: Path, name: str, **changes: Any) -> TrainingLoop:
-    """A method's first training, of its mask where that is learned: two replicates, at step 0."""
+    """A method's first training (of its mask, if it learns one): two replicates, at step 0."""
     method = {"_target_": f"lt_sweeps.plan.methods.{name}", **METHODS[name]}
     cells = [cell(method=method, schedule=HALF, recipe=ADAM, seed=n, **changes) for n in (0, 1)]
     units = plan(cells).units

@@ -1,4 +1,4 @@
-"""The kernels between the products of a chain equal torch's, by Triton's interpreter."""
+"""The kernels between a chain's products equal torch's, run by Triton's interpreter."""
 
 from __future__ import annotations
 

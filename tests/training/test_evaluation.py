@@ -1,4 +1,4 @@
-"""Evaluation: scores of a whole split, however its batches are put together."""
+"""Evaluation: the scores of a whole split do not depend on its batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lt_sweeps.training.stack import Stack
 
 
 class Drawn:
-    """A split of as many examples, in batches."""
+    """A split of a given number of random examples, in batches."""
 
     def __init__(self, count: int) -> None:
         draws = torch.Generator().manual_seed(0)

@@ -1,8 +1,9 @@
-"""A tensor that was left on the host is found without a GPU.
+"""Find a tensor that was left on the host, without a GPU.
 
-Torch's `FakeTensorMode` gives tensors a device and a shape and no numbers, so `cuda` needs no GPU.
-An operation on tensors of two devices fails as on a GPU, and so does all that the host would have
-to read. It has no backward pass: `chain`, which is written by hand, is the backend here.
+In torch's `FakeTensorMode`, tensors have a device and a shape but no numbers, so `cuda` needs no
+GPU. An operation on tensors of two devices fails as on a GPU, and so does any code that would read
+a number on the host. The mode has no backward pass, so the backend here is `chain`, whose backward
+pass is written by hand.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 def started(
     cell: Make, name: str, recipe: dict[str, Any], folder: Path, mode: FakeTensorMode
 ) -> TrainingLoop:
-    """The first training of two seeds in which the method's own sparsifier acts, on the device."""
+    """The first training of two seeds that uses the method's own sparsifier, on the device."""
     units, store = plan(method_cells(cell, name, recipe)).units, Store(folder)
     stages = [unit.stage for unit in units]
     stage = next((stage for stage in stages if stage.sparsifier != FIXED), stages[0])

@@ -1,4 +1,4 @@
-"""`stacked` and `grouped` equal the loop, or refuse: a replicate never sees another."""
+"""`stacked` and `grouped` equal the loop, or refuse: a replicate never affects another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def vgg() -> nn.Module:
 
 
 class Between(nn.Module):
-    """A convolution, `way`, another convolution, and a linear layer."""
+    """A convolution, the module `way`, another convolution, and a linear layer."""
 
     def __init__(self, way: Way, image: Way = lambda x: x, channels: int = C) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Between(nn.Module):
 
 
 def of(net: Callable[[], nn.Module], how: str, count: int, *, spread: float = 1.0) -> Stack:
-    """A stack whose replicates differ by `spread` of their weights."""
+    """A stack whose replicates' weights are multiplied by 1 + `spread` times noise."""
     torch.manual_seed(0)
     stack = Stack(net().double(), count, backend=how)
     draws = torch.Generator().manual_seed(1)
@@ -66,7 +66,7 @@ def batch(count: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def classes(outputs: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    """A network of images whose maps are averaged to one number for each class."""
+    """A network for images that averages its feature maps to one number per class."""
     return lambda: nn.Sequential(outputs(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_tried_is_refused_by_its_own_error(how: str) -> None:
 def test_auto_takes_the_loop_where_its_own_choice_refuses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a GPU, where `auto` is `stacked` for a network without convolutions."""
+    """As on a GPU, where `auto` chooses `stacked` for a network without convolutions."""
 
     class Mixes(nn.Module):
         def __init__(self) -> None:
@@ -296,7 +296,7 @@ def test_images_that_are_viewed_as_rows_keep_their_layout(
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
 def test_weights_of_zeros_hide_no_mistake(how: str) -> None:
-    """Those of pruned layers, or of an output layer that begins at 0."""
+    """For example those of pruned layers, or of an output layer that starts at 0."""
     change = MIXING["mean"] if how == "grouped" else lambda x: x - x.mean(0)
     stack = of(lambda: Between(change), how, 2)
     stack.weights.zero_()
@@ -305,7 +305,7 @@ def test_weights_of_zeros_hide_no_mistake(how: str) -> None:
 
 
 def test_inputs_of_another_replicate_are_seen_too() -> None:
-    """With two replicates the last one here has its own features, and the images of the first."""
+    """With two replicates, the last one here has its own features, but the first one's images."""
 
     class Beside(nn.Module):
         def __init__(self) -> None:
@@ -397,7 +397,7 @@ def test_a_grouped_convolution_is_one_call_on_all_channels(
 
 
 class Overflows(nn.Module):
-    """It divides by the mean of exponentials, which drawn weights make infinite."""
+    """Divides by the mean of exponentials, which random weights make infinite."""
 
     def __init__(self) -> None:
         super().__init__()

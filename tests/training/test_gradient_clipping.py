@@ -1,4 +1,4 @@
-"""Clipping against torch's own, for each replicate and under masks."""
+"""Clipping equals torch's own, for each replicate and under masks."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_stack_clips_each_replicate_as_it_is_clipped_alone(
 
 
 def test_a_pruned_weight_counts_for_nothing_in_the_norm(cell: Callable[..., Cell]) -> None:
-    """SGD without momentum moves weights by at most the rate times the limit, in norm."""
+    """The norm of a step of SGD without momentum is at most the rate times the limit."""
     own = cell(recipe__optimizer="sgd", recipe__lr=0.5, recipe__clip={"norm": 2**-6})
     (unit,) = (unit for unit in plan([own]).units if unit.stage.level == 0)
     network = unit.stage.network
@@ -97,7 +97,7 @@ def test_a_pruned_weight_counts_for_nothing_in_the_norm(cell: Callable[..., Cell
 
 
 def by_its_calls(grads: Mapping[str, Tensor], *, seen: list[int] = []) -> None:  # noqa: B006
-    """The first three gradients stay, as in a warm-up."""
+    """Leaves the first three gradients unchanged, as in a warm-up."""
     seen.append(1)
     for grad in grads.values():
         grad.mul_(0.5 if len(seen) > 3 else 1.0)

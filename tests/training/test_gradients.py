@@ -1,4 +1,4 @@
-"""Gradients for criteria, against autograd on the plain module."""
+"""Gradients for criteria equal those of autograd on the plain module."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_it_is_the_gradient_of_the_mean_loss_on_the_first_images(cell: Make, tmp
 def test_a_hessian_is_computed_in_float32_whatever_a_module_of_the_users_has_set(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`medium` rounds products to bfloat16, on CPUs that have it; a training sets `highest`."""
+    """`medium` rounds products to bfloat16 on CPUs that have it; a training sets `highest`."""
     stage, used = plan([cell()]).units[0].stage, []
     start = ticket(stage.start, Seed.of(0), Store(tmp_path))
     mean = TaskLoss.mean
@@ -68,7 +68,7 @@ def test_a_hessian_is_computed_in_float32_whatever_a_module_of_the_users_has_set
 def test_evidence_that_overflows_at_an_initialisation_is_refused_and_not_ranked_at_random(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The weights are finite, so no record would say that the mask is a random one."""
+    """The weights are finite, so no record would show that the mask is random."""
     examples = {} if name == "synflow" else {"examples": 24}
     own = {"_target_": f"lt_sweeps.sparsity.criteria.{name}", **examples}
     deep = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [4] * 12}}
@@ -93,7 +93,7 @@ def test_evidence_that_overflows_at_an_initialisation_is_refused_and_not_ranked_
 
 
 def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run: Run) -> None:
-    """Not of the dense start: the second round's network is another one."""
+    """Not by the gradient of the dense start: the second round has another network."""
     made, store = run(cell(mask_criterion=SNIP, schedule__levels=2))
     for unit in made.units[1:]:
         assert isinstance(unit.stage.start, Reset)
@@ -111,7 +111,7 @@ def test_snip_cuts_by_the_gradient_at_the_start_of_its_own_round(cell: Make, run
 def test_a_pruning_and_a_reset_sum_as_a_worker_does_in_a_process_of_more_threads(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An audit that trains again began with a mask and weights of otherwise rounded sums."""
+    """Sums rounded differently used to give an audit another mask and other starting weights."""
     method = {"_target_": "lt_sweeps.plan.methods.at_init"}
     net = {"net": {"_target_": "lt_sweeps.models.ResNet", "depth": 8, "width": 24}}
     sizes = {"dataset__shape": [3, 16, 16], "schedule__levels": 1}

@@ -1,4 +1,4 @@
-"""The history of a training: which evaluation is the best, of which mask, and its losses."""
+"""The history of a training: its best evaluation, the mask at that time, and its losses."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from lt_sweeps.training.history import TrainingHistory
 
 
 def history_of(losses: Sequence[float], *, changed_at: int = -1) -> TrainingHistory:
-    """One replicate with an evaluation at each step; its weight is the step's number."""
+    """The history of one replicate, evaluated at each step; its weight is the step's number."""
     weights = torch.zeros(1, 1)
     history = TrainingHistory({"weights": weights}, 0)
     for step, loss in enumerate(losses):

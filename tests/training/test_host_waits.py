@@ -1,4 +1,4 @@
-"""A step for which the host waits is found before a graph is captured, and runs without one."""
+"""A step for which the host waits is detected before a capture, and runs without a graph."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_step_that_waits_stays_as_it_is(cuda: Cuda) -> None:
 def test_a_step_is_left_as_it_is_where_torch_tells_of_a_wait_within_an_operation(
     cuda: Cuda,
 ) -> None:
-    """As a kernel does that copies its strides to the device, which no operation's name shows."""
+    """For example a kernel that copies its strides to the device, which its name does not show."""
     told = 0
 
     def step() -> None:
@@ -143,7 +143,7 @@ def test_a_first_step_may_wait_for_what_later_ones_find(cuda: Cuda) -> None:
 
 
 class Fails:
-    """A step that adds 1, and fails in one of its calls: the third one is captured."""
+    """A step that adds 1, and fails in one of its calls: the third call is captured."""
 
     def __init__(self, call: int, error: Exception) -> None:
         self.call, self.error, self.calls, self.total = call, error, 0, torch.zeros(())

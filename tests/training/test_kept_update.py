@@ -1,4 +1,4 @@
-"""One kernel that masks, updates and pins equals the plain update, by Triton's interpreter."""
+"""One kernel that masks, updates and pins equals the plain update, run by Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def update_kept(interpreted_kernels: None) -> Update:
 
 
 def stacked(options: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
-    """Two rows of more than a block, their gradients, and an optimizer of them."""
+    """Two rows longer than a block, their gradients, and their optimizer."""
     draws = torch.Generator().manual_seed(1)
     mask = (torch.rand(2, 1100, generator=draws) < 0.3).float()
     weights = torch.randn(2, 1100, generator=draws).to(dtype)
@@ -150,7 +150,7 @@ def test_a_training_by_one_kernel_is_the_plain_training_up_to_rounding(
 def test_a_record_says_which_trainings_our_kernel_updated(
     cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch, update_kept: Update
 ) -> None:
-    """A dense one has no mask to leave weights alone by, and clipped gradients are torch's."""
+    """Not dense ones, which have no mask, and not clipped ones, whose update is torch's."""
     monkeypatch.setattr(own_kernels, "run_on", lambda weights: True)
     for clip, last in ((None, "loop+triton"), ({"norm": 1.0}, "loop")):
         changed = cell(recipe={**ADAM, "clip": clip}, schedule__levels=1)

@@ -1,4 +1,4 @@
-"""Our kernels compile for GPUs, which needs none: Triton brings the assembler."""
+"""Our kernels compile for GPUs. This needs no GPU, because Triton brings the assembler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts of images, and streams of replicates: another speed, and the same numbers."""
+"""Layouts of images, and a stream for each replicate, change the speed but not the numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_images_in_another_layout_give_the_same_gradients(
 
 
 class _Stream:
-    """A stream that only notes what waits for what."""
+    """A stream that only notes which streams wait for which."""
 
     def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
         self.name, self.log = name, log

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that are estimated anew hold nothing of those before."""
+"""Batch-norm statistics that are estimated again do not depend on the earlier ones."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ ONCE = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.5}
 
 
 class Averaged(nn.Module):
-    """A norm of images; the statistics of batches are the mean of all without `momentum`."""
+    """A norm of images; without `momentum` its statistics are the mean of those of all batches."""
 
     def __init__(
         self, input_shape: Sequence[int], classes: int, momentum: float | None, kind: str = "Batch"
@@ -41,7 +41,7 @@ class Averaged(nn.Module):
 
 
 def begun(cell: Cell, store: Store, kind: type[Work] = Work) -> tuple[TrainingLoop, Ticket]:
-    """The last training or score of a cell, before it begins, and a ticket of far statistics."""
+    """The last training or score of a cell at its start, and a ticket with wrong statistics."""
     made = plan([cell])
     (*_, stage) = [unit.stage for unit in made.units if isinstance(unit.stage, kind)]
     first = ticket(made.units[0].stage.start, made.cells[0].seed, store)

@@ -1,4 +1,4 @@
-"""`Optimizer` against `torch.optim`, and its rows against each other."""
+"""`Optimizer` equals `torch.optim`, and its rows do not affect each other."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Any optimizer of torch's, or of a stranger's, on a stack: against a plain loop in float64."""
+"""Any torch or user-defined optimizer on a stack equals a plain loop in float64."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_pruned_weight_never_moves_and_a_stack_equals_each_seed_alone(
 
 
 class Scaled(torch.nn.Module):
-    """A net with a parameter that is one number."""
+    """A network with a scalar parameter."""
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Whole methods against the same written in plain torch, from the papers alone.
+"""Whole methods equal the same methods written in plain torch, from the papers alone.
 
-Weights, masks and records of all levels, at batch sizes that do not divide, with warm-up, decay of
-weights and rates, smoothed labels, and evaluations that fall between the ends of epochs.
+Weights, masks and records of all levels are compared, at batch sizes that do not divide the data,
+with warm-up, decay of weights and rates, smoothed labels, and evaluations within epochs.
 """
 
 import math
@@ -59,7 +59,7 @@ NETS: dict[str, dict[str, Any]] = {
 def computed(
     run: Run, cell: Cell
 ) -> tuple[list[Work], Callable[[Stage], Ticket], dict[str, Record]]:
-    """The results of a cell from the dense network on, their tickets, and their records."""
+    """The results of a cell, the dense network first, with their tickets and records."""
     made, store = run(cell)
     (planned,) = made.cells
     results = [stage for stage in planned.trainings if stage.key in planned.levels]
@@ -68,7 +68,7 @@ def computed(
 
 
 def plain_of(stage: Work, kind: type[Plain] = Plain, **more: Any) -> Any:
-    """The network of a training as the seed draws it, all of it kept."""
+    """The network of a training as its seed draws it, with all weights kept."""
     dataset, recipe = stage.training.task.dataset, stage.training.recipe
     mask = {layer.name: torch.ones(layer.shape) for layer in stage.network.layers}
     mask = {} if kind is PlainMask else mask
@@ -131,7 +131,7 @@ def test_a_mask_that_changes_in_training(cell: Make, run: Run, name: str, net: s
 
 
 def test_pruning_that_goes_on_with_its_weights(cell: Make, run: Run) -> None:
-    """IMP-Continued: no rewinding, and batches and dropout that no level has had before."""
+    """IMP-Continued: no rewinding, and new batches and dropout at every level."""
     called = {"_target_": "lt_sweeps.plan.methods.imp_continued"}
     recipe = {**ODD, "order": "fresh"}
     asked = cell(model=NETS["tied"], recipe=recipe, method=called, seed=SEED.value)
@@ -152,7 +152,7 @@ THRESHOLD = {"s_init": -3.0, "threshold_decay": DECAY, "same_decay": False}
 
 
 def annealed(stage: Work) -> PlainMask:
-    """Continuous Sparsification: w c sigmoid(beta s), beta rising with every epoch to 50."""
+    """Continuous Sparsification: w c sigmoid(beta s), with beta rising every epoch up to 50."""
     c, per_epoch = 1 + math.exp(-S0), stage.training.recipe.steps_per_epoch
     last = math.ceil(stage.training.recipe.length / per_epoch) - 1
     return plain_of(
@@ -167,7 +167,7 @@ def annealed(stage: Work) -> PlainMask:
 
 
 def shrunk(stage: Work) -> PlainMask:
-    """STR: sign(w) relu(|w| - sigmoid(s)), one s for each layer."""
+    """STR: sign(w) relu(|w| - sigmoid(s)), with one s for each layer."""
 
     def made(w: Tensor, s: Tensor, b: float = 1.0) -> Tensor:
         return w.sign() * (w.abs() - s.sigmoid()).relu()
@@ -219,7 +219,7 @@ def test_a_mask_that_is_trained_and_what_it_keeps(
 def test_what_a_module_freezes_stays_as_it_is(
     cell: Make, run: Run, method: str, recipe: dict[str, Any]
 ) -> None:
-    """Weight decay needs no gradient."""
+    """Weight decay would move it even without a gradient."""
     called = {"_target_": f"lt_sweeps.plan.methods.{method}"}
     asked = cell(model=NETS["tied"], recipe=recipe, method=called, seed=SEED.value)
     results, tickets, _ = computed(run, asked)

@@ -1,5 +1,4 @@
-"""`profile=true`: it says where all of the time went, and changes nothing; without it, nothing is
-measured."""
+"""`profile=true` accounts for all time and changes no result; without it nothing is measured."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def dense(cell: Cell) -> Unit:
 
 
 def patched(loop: TrainingLoop) -> list[str]:
-    """The methods of a loop's parts that have been replaced."""
+    """The methods of a loop that profiling has replaced."""
     parts = (loop, loop.batches, loop.masking, loop.masking.optimizer, loop.scorer, loop.files)
     owners = (*parts, loop.files._writing, loop.stack._backend)
     return [

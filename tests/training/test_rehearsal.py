@@ -1,4 +1,4 @@
-"""A training that is no function of its seed, or of one image at a time, is refused at once."""
+"""A training that depends on more than its seed, or mixes images of a batch, is refused at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Run = Callable[..., tuple[Plan, Store]]
 
 
 class Net(nn.Module):
-    """A sound network; each class below plants one fault in it."""
+    """A correct network; each class below plants one fault in it."""
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class CountsItsCalls(Net):
 
 
 class CountsInANumber(Net):
-    """Its fifth call in training is another one than those that a rehearsal sees."""
+    """Its fifth call in training differs from the calls that a rehearsal sees."""
 
     calls = 0
 
@@ -97,7 +97,7 @@ class Inverts(Net):
 
 
 class LooksUpItsCall(Net):
-    """A schedule as a list, whose first entries are equal."""
+    """Reads a schedule from a list, whose first entries are equal."""
 
     calls = 0
 
@@ -114,7 +114,7 @@ class CentresItsWeights(Net):
 
 
 class Standardises(Net):
-    """As weight-standardised convolutions do."""
+    """Like a weight-standardised convolution, whose pruned weights do not act as 0."""
 
     def features(self, x: Tensor) -> Tensor:
         weight = self.hidden.weight
@@ -123,7 +123,7 @@ class Standardises(Net):
 
 
 class Rescales(Net):
-    """As weight normalisation does: what is 0 stays 0."""
+    """Like weight normalisation: a weight of 0 stays 0."""
 
     def features(self, x: Tensor) -> Tensor:
         weight = nn.functional.normalize(self.hidden.weight)
@@ -131,14 +131,14 @@ class Rescales(Net):
 
 
 class Flips(Net):
-    """A weight is used in another place, where its zero is a zero too."""
+    """Uses each weight at another position, where a 0 has the effect of a 0 too."""
 
     def features(self, x: Tensor) -> Tensor:
         return torch.relu(nn.functional.linear(x.flatten(1), self.hidden.weight.flip(0, 1)))
 
 
 class Transposed(Net):
-    """Its weight lies in memory as channels-last weights do: not row by row."""
+    """Its weight is in memory like channels-last weights: not row by row."""
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)

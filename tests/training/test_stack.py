@@ -1,4 +1,4 @@
-"""Every backend of `Stack` against the plain `nn.Module`, and every row against itself alone."""
+"""Every backend of `Stack` equals the plain `nn.Module`, and every row equals that row alone."""
 
 from collections.abc import Callable
 from types import MethodType
@@ -34,7 +34,7 @@ WAYS = [
 
 
 class Bare(nn.Module):
-    """A parameter and a buffer that belong to no layer; the buffer is replaced, not written to."""
+    """A parameter and a buffer outside any layer; the buffer is replaced instead of written to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Bare(nn.Module):
 
 
 class Viewed(nn.Module):
-    """A forward pass that only takes images in the usual order."""
+    """A forward pass that works only with images in the default memory layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Viewed(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A forward pass in which examples see each other, outside of any layer."""
+    """A forward pass in which examples affect each other, outside any layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Mixed(nn.Module):
 
 
 class Tied(nn.Module):
-    """One weight in two layers, a frozen layer and one that the forward pass leaves out."""
+    """One weight in two layers, a frozen layer, and a layer that the forward pass does not use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def test_a_row_trains_as_it_does_alone_bit_for_bit(net, how):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("how", ["chain", "loop"])
 def test_a_row_of_any_size_is_computed_as_it_is_alone(how: str, precision: Precision) -> None:
-    """Sizes at which no replicate but the first begins at a multiple of 64 bytes by itself."""
+    """At these sizes only the first replicate would start at a multiple of 64 bytes."""
     sizes = [(17, 33, 2), (47, 10, 2), (29, 10, 3), (3, 33, 10), (57, 7, 4), (32, 1, 2), (7, 8, 4)]
     sizes += [(34, 14, 7), (41, 16, 4)]  # whose small products count as a large one in a stack
     for number, (batch, hidden, classes) in enumerate(sizes):

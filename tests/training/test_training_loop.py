@@ -1,4 +1,4 @@
-"""What must hold of every training, whatever the method: the science's invariants."""
+"""Invariants of the science that every training must have, with any method."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +81,7 @@ VARIED: dict[str, list[dict]] = {
 def test_a_replicate_in_a_stack_equals_the_same_seed_alone(
     cell: Make, run: Run, tmp_path: Path, name: str
 ) -> None:
-    """In stacks that mix seeds, sparsities and whatever else a method lets its replicates have."""
+    """The stacks mix seeds, sparsities, and all else in which a method's replicates may differ."""
     cells = [
         cell(
             method={**method(name), **VARIED.get(name, [{}, {}])[i]},
@@ -211,7 +211,7 @@ def test_in_every_file_the_pruned_weights_are_where_they_were_pinned(cell: Make,
 def test_an_all_kept_ticket_rewound_with_its_momentum_continues_the_dense_run_bit_for_bit(
     cell: Make, run: Run, tmp_path: Path
 ) -> None:
-    """Weights, moments, learning rate, batch-norm statistics and data order all come back."""
+    """Weights, moments, learning rate, batch-norm statistics and data order are all restored."""
     rewound = {"_target_": "lt_sweeps.sparsity.resets.rewind", "to": "6it", "momentum": True}
     made, store = run(cell(model=CONV, recipe=SGD, schedule__levels=1, reset=rewound))
     dense = made.units[0].stage
@@ -273,7 +273,7 @@ def test_a_snapshot_asked_for_later_is_made_again_without_touching_the_ticket(
 def test_a_checkpoint_past_a_missing_snapshot_is_not_gone_on_from(
     cell: Make, run: Run, left: int
 ) -> None:
-    """Left by a run that was killed while it ended, or by one for another snapshot."""
+    """It was left by a run that was killed at its end, or by a run that saved another snapshot."""
     made, store = run(cell(recipe=ADAM, schedule__levels=1))
     dense = made.units[0]
     loop = TrainingLoop([dense], store, Machine(), moments=[frozenset()])
@@ -356,7 +356,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_byte_for_byte(
 def test_checkpoints_of_different_steps_are_continued_apart(
     cell: Make, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pack may be formed anew from units that were stopped at different times."""
+    """A pack may be formed again from units that were stopped at different times."""
     cells = [cell(recipe=SGD, schedule__levels=1, seed=seed) for seed in (0, 1)]
     run(*cells, root=tmp_path / "whole", backend="loop")
     made, store = plan(cells), Store(tmp_path / "torn")
@@ -492,7 +492,7 @@ def test_evaluating_leaves_batch_norm_statistics_alone(cell: Make, tmp_path: Pat
 
 
 def test_a_training_that_ends_between_two_evaluations_can_be_tested(cell: Make, run: Run) -> None:
-    """As the canary's two steps do, from whatever step they begin at."""
+    """Like the canary's two steps, which may begin at any step."""
     made, store = run(cell(recipe__evaluate_every="5it", schedule__levels=1, reset__to="6it"))
     unit = made.units[-1]
     loop = TrainingLoop([unit], store, Machine(), moments=[frozenset()])
@@ -542,6 +542,6 @@ def test_augmentation_is_a_crop_and_a_flip_of_the_image(cell: Make, tmp_path: Pa
 
 
 def test_a_training_leaves_denormal_numbers_to_the_scores_after_it(cell: Make, run: Run) -> None:
-    """A pruning in the same process would find ties where one in a new process finds none."""
+    """Otherwise a pruning in the same process would find ties that a new process does not find."""
     run(cell())
     assert bool((torch.full((8,), 1e-30) * 1e-10).all())

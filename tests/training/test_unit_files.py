@@ -1,4 +1,4 @@
-"""Checkpoints and snapshots are written by a thread, and end as if the training had waited."""
+"""A thread writes checkpoints and snapshots, with the same result as if the training had waited."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., Cell]
 
 
 class SlowStore(Store):
-    """A store whose checkpoints wait until they are let go, and fail where they are told to."""
+    """A store whose checkpoints wait until a test lets them go, and fail on request."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -54,7 +54,7 @@ def unit(cell: Make):
 
 
 def test_a_checkpoint_holds_the_step_it_was_asked_at(unit, tmp_path: Path) -> None:
-    """The training goes on while the thread waits, and changes everything that is saved."""
+    """The training continues while the thread waits, and changes everything that is being saved."""
     at_once, _ = loop_of(unit, Store(tmp_path / "at once"))
     slow = SlowStore(tmp_path / "slow")
     loop, _ = loop_of(unit, slow)
@@ -103,7 +103,7 @@ def test_one_write_is_in_flight_and_the_next_waits_for_it(unit, tmp_path: Path) 
 
 
 class PairedStore(Store):
-    """A store that writes a file only when a second one is being written too."""
+    """A store that writes a file only while a second one is being written too."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -122,7 +122,7 @@ class PairedStore(Store):
 def test_the_files_of_replicates_are_written_side_by_side(
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk takes as long for several files as for one, and a stack has two for a replicate."""
+    """A disk takes the same time for several files as for one; a stack has two per replicate."""
     monkeypatch.setattr("lt_sweeps.training.unit_files._threads", lambda device: 4)  # as on a GPU
     units = [u for u in plan([cell(seed=s) for s in (0, 1)]).units if u.stage.level == 0]
     compute(units, {}, PairedStore(tmp_path / "pairs"), Machine())
@@ -135,7 +135,7 @@ def test_the_files_of_replicates_are_written_side_by_side(
 
 
 class FullOnce(Store):
-    """A store on a disk that is full when the ticket of seed 3 is written for the first time."""
+    """A store whose disk is full when the ticket of seed 3 is written for the first time."""
 
     def write(self, key: str, seed: Any, *about: Any) -> None:
         full = self.root / "full"
@@ -225,7 +225,7 @@ def test_a_checkpoint_has_masks_as_bits_no_zeros_and_moments_only_where_they_are
 
 
 class TornStore(Store):
-    """A store that fails once before each ticket of seed 1; that of seed 0 beside it is written."""
+    """A store that fails once before each ticket of seed 1, after that of seed 0 was written."""
 
     failed: ClassVar[set[tuple[str, object]]] = set()
 
@@ -243,7 +243,7 @@ class TornStore(Store):
 def test_a_stack_that_is_stopped_between_its_tickets_ends_with_the_same_bytes(
     cell: Make, tmp_path: Path, name: str
 ) -> None:
-    """The checkpoint before them has what they are made of, for every method."""
+    """For every method, the last checkpoint before them holds all that they are made from."""
     made = plan(method_cells(cell, name, MOMENTUM))
     sizes, ends = {unit.stage.key: 2 for unit in made.units}, []
     for kind in (Store, TornStore):

@@ -1,4 +1,4 @@
-"""AMC meets its budget exactly in every episode, keeps its best, and learns."""
+"""AMC meets its budget exactly in every episode, keeps the best densities, and learns."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_the_fine_tuning_waits_for_the_search_whose_ticket_it_starts_from(cell: 
 
 @pytest.mark.parametrize("first", [math.nan, -math.inf])
 def test_a_reward_that_is_no_number_teaches_nothing_and_is_never_the_best(first: float) -> None:
-    """The network of a replicate has diverged: it keeps its budget, and the pack goes on."""
+    """If the network of one replicate diverges, it keeps its budget, and the pack continues."""
     walk, masks = Walk(Amc(100, (1, 1, 1), warmup=2), LAYERS, Seed.of(0)), []
     for reward in (first, first, first, 0.5, first, 0.4):
         masks.append(walk.go())
@@ -71,7 +71,7 @@ def test_every_episode_keeps_exactly_the_budget_and_no_layer_less_than_its_least
 
 
 def test_the_agent_remembers_the_actions_that_it_chose_and_not_the_clipped_ones() -> None:
-    """As the released code, which clips within its environment."""
+    """As in the released code, which clips actions inside its environment."""
     walk = Walk(Amc(100, (1, 1, 1)), LAYERS, Seed.of(0))
     act, chosen = walk.agent.act, []
     walk.agent.act = lambda state: chosen.append(act(state)) or chosen[-1]
@@ -81,7 +81,7 @@ def test_the_agent_remembers_the_actions_that_it_chose_and_not_the_clipped_ones(
 
 
 def test_the_agent_learns_which_layer_pays(tmp_path: Path) -> None:
-    """All accuracy comes from the first layer: at the end it gets nearly all that it can use."""
+    """All accuracy comes from the first layer, so in the end that layer gets nearly all weights."""
     walk = Walk(Amc(300, (1, 1, 1), warmup=30), LAYERS, Seed.of(0))
     first = []
     for _ in range(150):
@@ -110,7 +110,7 @@ def test_an_agent_s_draws_are_its_seed_s_alone() -> None:
 
 
 def test_rewards_count_above_the_mean_of_those_that_are_remembered() -> None:
-    """As in the released code, where the average is one of batches, and not of episodes."""
+    """The released code averages over batches instead of episodes."""
     states = [torch.zeros(3)] * 4
     agent = Agent(3, torch.Generator().manual_seed(0), warmup=9, memory=100)
     for episode in range(10):

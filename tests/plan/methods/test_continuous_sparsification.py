@@ -156,7 +156,7 @@ def test_a_second_round_goes_on_with_the_weights_of_the_first(
 def test_a_second_round_goes_on_with_the_momentum_of_weights_and_s(
     cell: Make, run: Run, keep: bool
 ) -> None:
-    """The first step of a round, worked out from the momentum that the round before ended with."""
+    """The first step of a round is computed by hand from the momentum of the round before."""
     asked = method(rounds=2, keep_momentum=keep)
     recipe = {**SGD, "lr": 0.1, "momentum": 0.9, "nesterov": False, "milestones": []}
     made, store = run(cell(method=asked, recipe=recipe))
@@ -196,7 +196,7 @@ def test_momentum_between_rounds_counts_in_the_key_and_only_from_the_second_roun
 def test_a_pruned_network_starts_with_the_function_that_the_search_ended_with(
     cell: Make, run: Run
 ) -> None:
-    """Without batch norm the mask's scale matters: it goes into the weights that are kept."""
+    """Without batch norm the mask's scale matters, so kept weights are multiplied by it."""
     made, store = run(cell(method=method(s0=0.02)))
     _, search, last = made.cells[0].trainings
     ended, start = (ticket(each, Seed.of(0), store) for each in (search, last.start))
@@ -227,7 +227,7 @@ def test_a_ticket_is_the_mask_on_early_weights_and_trains_the_whole_recipe(
 
 
 def test_soft_and_hard_accuracy_are_both_recorded(cell: Make, run: Run) -> None:
-    """At s0 = 0 nothing but the gradient moves s off 0, so that about half is kept."""
+    """At s0 = 0 only the gradient moves s away from 0, so about half of the weights are kept."""
     made, store = run(cell(method=method()))
     _, search, trained = rows(made, store)
     assert search["kind"] == "search" and trained["kind"] == "train"

@@ -1,4 +1,4 @@
-"""DNW: the largest weights forward, a gradient to all, exact counts."""
+"""DNW: the largest weights in the forward pass, a gradient for all weights, exact counts."""
 
 from collections.abc import Callable
 

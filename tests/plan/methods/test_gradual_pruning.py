@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning ends exactly at its target, and reports the network that it made."""
+"""Gradual magnitude pruning ends exactly at its target, and reports a network at that sparsity."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def test_a_pruned_weight_keeps_its_last_value_and_returns_with_it(
 
 
 def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> None:
-    """A denser network on the way there is no result at this sparsity, however good it is."""
+    """A network that is still denser is not a result at this sparsity, however good it is."""
     recipe, most = {**SGD, "evaluate_every": "1it"}, {**NINETY, "sparsity": 0.98}
     made, store = run(cell(recipe=recipe, method={**GMP, "end": 0.9}, schedule=most))
     about = store.metadata(made.units[-1].stage.key, 0) or {}

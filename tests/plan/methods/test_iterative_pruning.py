@@ -24,7 +24,7 @@ NAME = "hidden.0.weight"
 
 
 def rates(stage) -> list[float]:
-    """The learning rate of every step that a training takes."""
+    """The learning rate at every step of a training."""
     recipe = stage.training.recipe
     return [recipe.lr_at(step) for step in range(stage.start.step, recipe.length)]
 
@@ -41,7 +41,7 @@ def rates(stage) -> list[float]:
 def test_each_mode_goes_on_with_its_weights_at_its_rates(
     cell: Make, run: Run, mode: str, at: int, expected: list[float]
 ) -> None:
-    """16 steps, of which the last four at a tenth of the rate; six of retraining."""
+    """16 steps, the last four at a tenth of the rate; then six steps of retraining."""
     made, store = run(cell(recipe=SGD, method={**RENDA, "mode": mode}, schedule__levels=2))
     dense, first, second = (unit.stage for unit in made.units)
     for stage in (first, second):
@@ -114,7 +114,7 @@ def test_imp_continued_goes_on_from_the_trained_weights_for_the_whole_recipe(
 def test_a_ticket_of_imp_continued_has_its_mask_on_the_dense_run_s_early_weights(
     cell: Make, run: Run, restart: bool, step: int
 ) -> None:
-    """At every level: it is the search that goes on, not the ticket."""
+    """This holds at every level: the search continues its own weights, not those of the ticket."""
     method = {**CONTINUED, "protocol": "ticket", "to": "2ep", "restart": restart}
     made, store = run(cell(recipe=SGD, method=method, schedule__levels=3))
     dense, *tickets = made.cells[0].lasts

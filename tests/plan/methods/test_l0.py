@@ -1,4 +1,4 @@
-"""L0: the hard concrete distribution against its published values, its gradient, its masks."""
+"""L0: the hard concrete distribution against published values, its gradient, its masks."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_draws_are_open_as_often_as_the_formula_says(log_alpha: float) -> None:
 
 
 def test_gradients_are_the_closed_forms() -> None:
-    """dz/da = (zeta - gamma) s (1 - s) / beta where 0 < z < 1; dP/da = P (1 - P)."""
+    """dz/da = (zeta - gamma) s (1 - s) / beta if 0 < z < 1; dP/da = P (1 - P)."""
     torch.manual_seed(0)
     w, a, upstream = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(3))
     noise = torch.rand(2, 3, 4, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Network Slimming takes out whole channels, those that nothing else needs and never all."""
+"""Network Slimming removes whole channels that no other layer needs, and never all of a layer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_linear_layer_reads_every_pixel_of_a_channel() -> None:
 
 
 def Flat(input_shape, classes) -> torch.nn.Module:  # noqa: N802
-    """A convolution of two channels, and a linear layer on all of its pixels."""
+    """A convolution of two channels, and a linear layer on all pixels of both."""
     parts = [torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.BatchNorm2d(2), torch.nn.Flatten()]
     module = torch.nn.Sequential(*parts[:2])
     module.append(_Read(2 * 16, classes))
@@ -68,7 +68,7 @@ class _Read(torch.nn.Linear):
 
 @pytest.mark.parametrize("percent", [0.3, 0.5, 0.9])
 def test_the_threshold_is_the_released_code_s(percent: float) -> None:
-    """Keep what is above the value at position int(n percent) of all sorted, ties below it."""
+    """Keep values above the one at position int(n percent) of all sorted values, without ties."""
     draws = torch.Generator().manual_seed(1)
     state = {
         norm.scale: (torch.randint(-9, 10, (1, size), generator=draws) / 4)
@@ -113,7 +113,7 @@ def test_the_penalty_s_gradient_is_the_scale_s_sign(cell: Make, tmp_path: Path) 
 
 
 def test_what_is_left_is_the_network_without_those_channels(cell: Make, run: Run) -> None:
-    """Whatever their batch norms did, a taken-out channel is heard no more."""
+    """Removed channels have no effect, whatever the shifts of their batch norms are."""
     made, store = run(cell(model=CONV, recipe=SGD, method={**SLIM, "percent": 0.6}))
     stage = made.units[-1].stage
     start = ticket(stage.start, Seed.of(0), store)

@@ -1,4 +1,4 @@
-"""Pruning before training: GraSP and SynFlow against what they are by definition."""
+"""Pruning before training: GraSP and SynFlow equal their definitions."""
 
 from collections.abc import Callable
 
@@ -78,7 +78,7 @@ def test_the_mask_does_not_depend_on_the_recipe_but_a_gradient_does_on_the_data(
 def test_hessian_times_gradient_is_half_the_slope_of_the_squared_gradient(
     cell: Make, tmp_path
 ) -> None:
-    """d|g|^2/dw = 2 H g, here by finite differences in float64."""
+    """d|g|^2/dw = 2 H g, computed here by finite differences in float64."""
     stage = plan([cell()]).units[0].stage
     start = ticket(stage.start, Seed.of(0), Store(tmp_path))
     found = hessian_gradient(start, stage.network, stage.training.task, Seed.of(0), 24, 2.0)
@@ -119,7 +119,7 @@ def test_flow_in_one_round_is_the_product_of_the_absolute_weights_along_all_path
 
 
 def test_nothing_flows_through_a_bias_of_a_recurrent_layer() -> None:
-    """They are called `bias_ih_l0`; with 0 for each, their values say nothing."""
+    """Their names are like `bias_ih_l0`. They count as 0, so their values do not matter."""
     net = {"_target_": "lt_sweeps.models.Recurrent", "width": 3, "cell": "gru"}
     network = Network.of({"net": net}, (4, 5), 2)
     drawn = {name: tensor[None] for name, tensor in network.draw(Seed.of(0)).items()}
@@ -132,7 +132,7 @@ def test_nothing_flows_through_a_bias_of_a_recurrent_layer() -> None:
 
 
 def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make, run: Run) -> None:
-    """What SynFlow is for: at an extreme sparsity no layer collapses."""
+    """This is the purpose of SynFlow: no layer collapses, even at an extreme sparsity."""
     deep = {"net": {"_target_": "lt_sweeps.models.FC", "hidden": [40, 6, 6, 40]}}
     most, least = {**NINETY, "sparsity": 0.98}, {}
     for rounds in (1, 100):
@@ -145,7 +145,7 @@ def test_flow_in_many_rounds_keeps_a_layer_that_one_round_would_empty(cell: Make
 
 
 def of_no_task(init: Init, recipe: Training, schedule: tuple, mask_criterion: Criterion) -> Train:
-    """A method of a user's that forgets which images a gradient is computed on."""
+    """A user-defined method that does not say on which images a gradient is computed."""
     cut = Prune(init, schedule[-1], mask_criterion, origin=init)
     return Train(Reset(cut, KEEP, ZERO, origin=init), recipe)
 
@@ -167,7 +167,7 @@ def test_a_gradient_without_images_is_refused(cell: Make) -> None:
 def test_a_number_that_would_be_taken_for_another_is_refused(
     cell: Make, method: dict, chosen: dict, says: str
 ) -> None:
-    """A temperature of 0 made every score NaN, and the mask a random one without a word."""
+    """With a temperature of 0 every score was NaN, and the mask was silently random."""
     with pytest.raises(ValueError, match=says):
         plan([cell(method=method, mask_criterion=chosen, schedule=NINETY)])
 

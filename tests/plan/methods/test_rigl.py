@@ -1,4 +1,4 @@
-"""RigL moves weights and never their number; what grows starts from nothing."""
+"""RigL moves weights but never changes their number; grown weights start from 0."""
 
 import math
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_what_grows_starts_from_zero_without_momentum_and_a_move_takes_the_place
 
 
 def test_the_smallest_drop_and_the_largest_gradients_grow() -> None:
-    """Of six weights three are active; one moves. The dropped one may come back, as it was."""
+    """Of six weights three are active; one moves. The dropped weight may grow back, unchanged."""
     (layer,) = _layers(6)
     rigl = RigL(0.4, begin=0, end=100, every=10)  # int(0.4 * 3) = 1
     for gradient, expected in (

@@ -1,4 +1,4 @@
-"""STR: shrinking, the drift that raises a threshold, and what it is no ticket for."""
+"""STR: its shrinking of weights, the drift that raises a threshold, and refused protocols."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def test_weights_shrink_by_the_threshold_and_no_further_than_0() -> None:
 
 
 def test_far_below_0_a_threshold_has_no_gradient() -> None:
-    """In float32 neither it nor sigmoid's derivative is left at -100: its decay alone moves it."""
+    """At -100 sigmoid and its derivative are 0 in float32, so only the decay moves s."""
     w, s = torch.randn(1, 5), tensor([[-100.0]], requires_grad=True)
     made = SoftThreshold().weights(w, s, NONE, NONE)
     assert torch.equal(made, w)
@@ -66,7 +66,7 @@ def test_a_threshold_is_a_layers_and_fine_tuning_starts_from_what_it_leaves(
 
 
 def test_weights_decay_as_thresholds_do_and_in_fine_tuning_as_the_recipe_says(cell: Make) -> None:
-    """As in the release, where one weight decay is for both."""
+    """In the released code one weight decay applies to both."""
     asked = (method(threshold_decay=2e-3), method(threshold_decay=2e-3, same_decay=False))
     same, other = (plan([cell(recipe=SGD, method=m)]).cells[0].trainings for m in asked)
     decays = [

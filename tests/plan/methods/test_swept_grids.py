@@ -1,8 +1,8 @@
-"""Each knob that a preset sweeps reaches from too little to too much, around what was published.
+"""Each setting that an experiment sweeps covers too little to too much, around published values.
 
-Where a schedule gives the sparsity, the grid is compared with `conf/published/`. Where a knob only
-leads to one, the knob alone is followed through the whole recipe, without the gradient of any data:
-an idle gate, s or threshold. What data do is to spread weights around it.
+If a schedule gives the sparsity, the grid is compared with `conf/published/`. If a setting leads to
+a sparsity only indirectly, it is followed through the whole recipe without the gradient of any
+data: an idle gate, s or threshold. Data then spread the weights around that value.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LAYOUT = BufferLayout({}, 0)  # which these optimizers do without
 
 
 def idle_gates(lambdas: list[float], trained: Recipe, *, mask_lr: float = 1.0) -> torch.Tensor:
-    """log alpha at the end of gates that the penalty alone moves, one for each lambda."""
+    """The final log alpha of gates that only the penalty moves, one for each lambda."""
     gates = HardConcrete(lmbda=1.0)
     w, alphas = torch.zeros(1, len(lambdas)), torch.zeros(1, len(lambdas), requires_grad=True)
     grads, strengths = torch.zeros_like(w), torch.tensor(lambdas)
@@ -100,7 +100,7 @@ def test_a_grid_of_powers_of_ten_would_have_no_point_between() -> None:
     ],
 )
 def test_s0_has_values_at_which_an_idle_weight_ends_pruned_and_kept(name: str, method: str) -> None:
-    """The penalty of 1e-8 moves an s that data leave alone by less than the smallest step of s0."""
+    """The penalty of 1e-8 alone moves s by less than the smallest step between values of s0."""
     values = variant(name, method)["method.s0"]
     trained = recipe_of("continuous_sparsification", CIFAR)
     soft, drift = Continuous(scaled_from=0.0), 0.0
@@ -116,13 +116,13 @@ def test_s0_has_values_at_which_an_idle_weight_ends_pruned_and_kept(name: str, m
 
 
 def idle_threshold(start: float, decay: float, trained: Recipe, part: float = 1.0) -> float:
-    """A threshold of STR that decay alone has raised, after a part of the recipe's rates."""
+    """An STR threshold that only decay has raised, after a part of the recipe's total rate."""
     rates = sum(map(trained.lr_at, range(trained.length))) / (1 - trained.momentum)
     return 1 / (1 + math.exp(-start * math.exp(-decay * rates * part)))
 
 
 def test_thresholds_on_cifar_reach_from_next_to_nothing_to_early_and_high() -> None:
-    """At 0.01 a threshold begins to cut weights of ResNet-20, most of which are below 0.1."""
+    """A threshold of 0.01 begins to cut weights of ResNet-20, most of which are below 0.1."""
     asked, trained = variant("pruners", "str"), recipe_of("continuous_sparsification", CIFAR)
     decays, start = asked["method.threshold_decay"], asked["method.s_init"]
     assert idle_threshold(start, decays[0], trained) < 0.01
@@ -130,7 +130,7 @@ def test_thresholds_on_cifar_reach_from_next_to_nothing_to_early_and_high() -> N
 
 
 def test_thresholds_on_imagenet_start_before_and_after_those_of_the_published_run() -> None:
-    """90.23 % at a decay of 2.2518e-5 (the release's resnet50-str.yaml)."""
+    """The published run reaches 90.23 % with a decay of 2.2518e-5 (resnet50-str.yaml)."""
     asked, trained = variant("imagenet", "str"), recipe_of("imagenet_nvidia", IMAGENET)
     decays, start = asked["method.threshold_decay"], asked["method.s_init"]
     assert decays[0] < 2.251757813e-5 < decays[-1] and 2.251757813e-5 in decays
@@ -139,14 +139,14 @@ def test_thresholds_on_imagenet_start_before_and_after_those_of_the_published_ru
 
 
 def test_slimming_removes_less_and_more_than_the_published_part_of_channels() -> None:
-    """0.4 of ResNet-164's channels and 0.7 of VGG-19's (arXiv:1708.06519)."""
+    """arXiv:1708.06519 removes 0.4 of ResNet-164's channels and 0.7 of VGG-19's."""
     for name in ("one_shot", "pruners"):
         percents = variant(name, "slimming")["method.percent"]
         assert min(percents) < 0.4 and max(percents) > 0.7
 
 
 def grid(name: str, method: str) -> list[float]:
-    """The sparsities that a variant of a preset asks for."""
+    """The sparsities of a variant of an experiment."""
     asked = variant(name, method)
     schedule = preset(name).get("schedule", {}) | {
         key.removeprefix("schedule."): value
@@ -190,7 +190,7 @@ def test_a_grid_of_sparsities_brackets_what_was_published(
 
 
 def test_sparsity_on_imagenet_counts_the_weights_that_the_published_points_count() -> None:
-    """The last layer, a twelfth of all weights, which RigL, STR, DNW and GMP prune too."""
+    """Also the last layer, a twelfth of all weights: RigL, STR, DNW and GMP prune it too."""
     asked = preset("imagenet")
     assert asked["model"] == {"prunable": {"exclude": []}}
     assert "last layer" in asked["report"]["title"]

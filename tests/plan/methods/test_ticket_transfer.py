@@ -1,4 +1,4 @@
-"""A ticket found on one data set is trained on another, under a head of the other's."""
+"""A ticket found on one data set is trained on another, with a new last layer for that data set."""
 
 from collections.abc import Callable
 

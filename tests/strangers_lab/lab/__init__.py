@@ -1,1 +1,1 @@
-"""A stranger's module: one file for each kind of thing that a lab brings."""
+"""The modules of another lab: one file for each kind of thing that a lab can add."""

@@ -1,4 +1,4 @@
-"""A network, and a file of weights that somebody trained: `python -m lab.begun` makes it anew."""
+"""A network, and a file of its pretrained weights: `python -m lab.begun` writes it again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A form of a ticket: how many weights each layer keeps, as text."""
+"""An export form: the number of weights that each layer keeps, as text."""
 
 
 def counts(ticket, *, separator: str = " "):

@@ -1,4 +1,4 @@
-"""A figure: accuracy against epochs, a point for each network."""
+"""A figure: accuracy against epochs, one point per network."""
 
 from matplotlib.figure import Figure
 

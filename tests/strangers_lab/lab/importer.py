@@ -1,4 +1,4 @@
-"""An importer: a text file with a line for each level, `seed level kept total accuracy`."""
+"""An importer of a text file with one line per level: `seed level kept total accuracy`."""
 
 from lt_sweeps.interchange.importers.imported_level import ImportedLevel
 

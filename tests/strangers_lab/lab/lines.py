@@ -8,7 +8,7 @@ from lt_sweeps.data import Dataset, Split
 
 
 def lines(*, noise: float = 0.1) -> Dataset:
-    """Six numbers, of which two sums are asked for."""
+    """Predict two sums of six numbers."""
 
     def load() -> dict[str, Split]:
         draws = torch.Generator().manual_seed(0)

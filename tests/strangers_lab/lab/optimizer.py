@@ -1,4 +1,4 @@
-"""Lion (arXiv:2302.06675) as a lab has it: an ordinary optimizer of torch's kind."""
+"""Lion (arXiv:2302.06675) as a lab would write it: an ordinary torch optimizer."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A loss and a metric: how well a quantile of each number is predicted."""
+"""A loss and a metric for predicted quantiles of each number."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def pinball(outputs: Tensor, targets: Tensor, *, quantile: float = 0.9) -> Tenso
 
 
 def coverage(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether a target lies below the quantile that was predicted for it."""
+    """Whether a target is below its predicted quantile."""
     return (targets <= outputs).double().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""A small transformer that reads bytes, and returns a dict as the models of many labs do."""
+"""A small transformer over bytes that returns a dict, like the models of many labs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Reader(nn.Module):
-    """One causal attention block over embedded bytes; its logits are those of the next byte."""
+    """One causal attention block over embedded bytes; its logits predict the next byte."""
 
     def __init__(self, input_shape: Sequence[int], classes: int, *, width: int = 16) -> None:
         super().__init__()
