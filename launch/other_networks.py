@@ -1,12 +1,13 @@
-"""Prune four networks that are of no paper, and print what came out, in Markdown.
+"""Prune four networks that are in no paper, and print the results, in Markdown.
 
-A small language model, a recurrent net, a regression of a table, and a net of torchvision that
-begins with weights of another task: each at three sparsities, with five seeds, by two criteria.
+The networks are a small language model, a recurrent net, a regression of a table, and a net of
+torchvision that starts from weights of another task. Each is pruned to three sparsities, with five
+seeds, by two criteria.
 
     python launch/other_networks.py             # some ten minutes on two cores
     python launch/other_networks.py --quick     # a few steps and two seeds, to see that it runs
 
-The lines of the sweeps go to stderr, the table to stdout. What is stored is not computed again.
+The output of the sweeps goes to stderr, the table to stdout. Stored results are used again.
 """
 
 import argparse
@@ -41,7 +42,7 @@ WORDS = {
 
 
 def pretrained(root: Path, more: tuple[str, ...]) -> Path:
-    """A file of weights that were trained on ten classes of other images."""
+    """Train on ten classes of other images, and return a file of the weights."""
     words = f"{TORCHVISION} {IMAGES} {SHORT} recipe.length=6ep method=dense seed=0 device=cpu"
     sweep = lt.run(*words.split(), "name=before", f"root={root}", *more)
     file = root / "shufflenet.safetensors"
@@ -50,7 +51,7 @@ def pretrained(root: Path, more: tuple[str, ...]) -> Path:
 
 
 def rows(name: str, words: str, frame: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
-    """A line for each criterion: means, ranges over the seeds, and how the tests came out."""
+    """A line for each criterion: means, ranges over the seeds, and the marks of the tests."""
     metric = frame["metric"].iloc[0]
     unit = 100 if metric == "accuracy" else 1
     lower = " (lower is better)" if frame["lower_is_better"].iloc[0] else ""

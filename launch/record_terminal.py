@@ -29,17 +29,17 @@ from rich.text import Text
 FIGURES = Path(__file__).parent / "figures"
 COLUMNS, ROWS = 84, 30
 COMMAND = "python -m lt_sweeps name=first"
-_STEP = 1.0  # seconds that are one event of the recording, of whose panels the last one stays
-# How rich wipes out a panel, before it draws the next one.
+_STEP = 1.0  # output within so many seconds is one event, which keeps only its last panel
+# The control codes by which rich erases a panel before it draws the next one.
 _WIPED = re.compile(r"\r\x1b\[2K(?:\x1b\[1A\x1b\[2K)*")
-# What rich writes into a terminal, beside text and colours.
+# All other control codes that rich writes, except colours.
 _CONTROL = re.compile(r"\r?\n|\r|\x1b\[\d*A|\x1b\[2K|\x1b\[\?25[lh]|\x1b\]8;[^\x1b]*\x1b\\")
 
 Event = tuple[float, str]
 
 
 def main() -> None:
-    """Run the command in an empty folder, in a terminal of its own."""
+    """Run the command in an empty folder and in its own terminal; write both files."""
     with tempfile.TemporaryDirectory() as folder:
         events = [
             (at, text.replace(folder, "/home/me")) for at, text in _merged(_output(Path(folder)))
@@ -64,7 +64,7 @@ def _output(folder: Path) -> Iterator[Event]:
     while True:
         try:
             rest += os.read(terminal, 65536)
-        except OSError:  # Linux says so that the terminal was closed
+        except OSError:  # Linux reports a closed terminal like this
             break
         whole = rest.decode(errors="ignore")  # a character may be cut in two
         rest = rest[len(whole.encode()) :]
@@ -74,7 +74,7 @@ def _output(folder: Path) -> Iterator[Event]:
 
 
 def _merged(events: Iterable[Event]) -> Iterator[Event]:
-    """What came within a step, as one event."""
+    """Merge the output within a step into one event."""
     began, texts = 0.0, ""
     for at, text in events:
         if texts and at - began > _STEP:
@@ -93,7 +93,7 @@ def _with_last_panel(text: str) -> str:
 
 
 def _picture(events: list[Event]) -> str:
-    """The command and its plan, the panel when half is done, and how it ends."""
+    """Draw the command and its plan, the panel at about half time, and the end."""
     text = "".join(text for _, text in events)
     *_, middle = re.finditer(r" 5\d% ", text)
     half, end = _screen(text[: text.index("\r\x1b[2K", middle.end())]), _screen(text)
@@ -102,13 +102,13 @@ def _picture(events: list[Event]) -> str:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
     for line in [*half[: panel + 9], "...", *end[table:]]:
         if Text.from_ansi(line).plain.strip():
-            console.print(Text.from_ansi(line), overflow="fold")  # as a terminal breaks it
+            console.print(Text.from_ansi(line), overflow="fold")  # fold long lines like a terminal
     svg = console.export_svg(title=COMMAND)
-    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # it stands alone
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # no fonts from the web
 
 
 def _screen(text: str) -> list[str]:
-    """The lines of the terminal after what was written, with their colours."""
+    """The lines that the terminal shows after this output, with their colours."""
     lines, row, at = [""], 0, 0
     for control in _CONTROL.finditer(text):
         lines[row] += text[at : control.start()]

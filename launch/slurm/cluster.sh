@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # A real Slurm on one machine, to try sweeps on: two nodes with fake GPUs, preemption, accounting.
 # Usage, as root on Debian or Ubuntu (a container will do; systemd is not needed):
-#   launch/slurm/cluster.sh install    its packages: Slurm, munge, MariaDB
-#   launch/slurm/cluster.sh up         start it; what runs already stays
+#   launch/slurm/cluster.sh install    install its packages: Slurm, munge, MariaDB
+#   launch/slurm/cluster.sh up         start it; processes that already run stay
 #   launch/slurm/cluster.sh status | down | wipe
 #   launch/slurm/cluster.sh node ltn1 down | up | kill     one node's daemon
-# By environment: NODES=2 GPUS=4 CPUS=4 MEM=16000 (of each node; none of them need be there),
+# Environment variables: NODES=2 GPUS=4 CPUS=4 MEM=16000 (per node; they need not exist),
 #   ACCOUNTING=1 (0: no database, as on clusters without sacct), PREEMPT=REQUEUE (or CANCEL),
 #   GRACE=20 and KILL_WAIT=5 (seconds), USER_SIGNAL=1 (0: preemption sends SIGTERM only),
 #   MAX_ARRAY=1001, REQUEUE_HOLD=5 (seconds that a requeued job is held; 120 on most clusters).
