@@ -61,10 +61,10 @@ class Batches:
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         # Copied to the device here, because a captured graph cannot copy from the host.
         self._mean, self._std = (values.to(device) for values in dataset.scaling)
-        self._rows_there = self._rows.to(device)
+        self._rows_on_device = self._rows.to(device)
         calls = recipe.augment
         self._transforms = ImageTransforms(calls) if isinstance(calls, tuple) else None
-        self._coming = self._prefetch("train", self._images, recipe.length)
+        self._prefetched = self._prefetch("train", self._images, recipe.length)
 
     @property
     def targets(self) -> list[Tensor]:
@@ -82,7 +82,7 @@ class Batches:
         With augmentation, `[R, B, 1 + n]`: each image's number, then the n integers drawn for its
         augmentation.
         """
-        return self._part(step)[1]
+        return self._step_index(step)[1]
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """The arguments of `take` for a step: its index, and its images if they are stored outside.
@@ -91,7 +91,7 @@ class Batches:
         its own.
         """
         index = self.index(step)
-        return (index, self._coming.take(step)) if self.outside("train") else (index,)
+        return (index, self._prefetched.take(step)) if self.outside("train") else (index,)
 
     def take(self, index: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the inputs `[R, B, ...]` and targets `[R, B, ...]` of an `index`.
@@ -103,44 +103,44 @@ class Batches:
             index = index[..., None]
         image, how = index.flatten(0, 1).split([1, index.shape[2] - 1], 1)
         image = image.squeeze(1)
-        callers = images is not None
+        copies = images is not None
         images = self._sent(images) if images is not None else self._fetch(split, image)
         if self._transforms is not None:
             images = self._transforms(images, how.flatten().tolist(), self._dataset.scale)
         elif self.augments:
             images = augment(str(self._recipe.augment), images, how)
-        x = self._normalise(split, images, copy=callers)
+        x = self._normalise(split, images, copy=copies)
         return x.unflatten(0, shape), split.targets.index_select(0, image).unflatten(0, shape)
 
     def evaluation(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a whole split in order, in batches of inputs and targets `[B, ...]`."""
         place = self._splits[split]
-        parts = torch.arange(len(place.targets), device=place.inputs.device).split(EVALUATE_BATCH)
+        numbers = torch.arange(len(place.targets), device=place.inputs.device).split(EVALUATE_BATCH)
         labels = place.targets.split(EVALUATE_BATCH)
         if not self.outside(split):
-            for part, y in zip(parts, labels, strict=True):
+            for part, y in zip(numbers, labels, strict=True):
                 yield self._normalise(place, place.take(part)), y
             return
-        coming = self._prefetch(split, lambda number: parts[number], len(parts))
+        prefetch = self._prefetch(split, lambda number: numbers[number], len(numbers))
         try:
             for number, y in enumerate(labels):
-                yield self._normalise(place, self._sent(coming.take(number))), y
+                yield self._normalise(place, self._sent(prefetch.take(number))), y
         finally:
-            coming.close()
+            prefetch.close()
 
     def close(self) -> None:
         """End the threads that fetch training batches; a later `batch` starts them again."""
-        self._coming.close()
+        self._prefetched.close()
 
     def _prefetch(self, split: str, rows: Callable[[int], Tensor], end: int) -> Prefetch:
         return Prefetch(self._splits[split], rows, end, pinned=self._device.type == "cuda")
 
     def _images(self, step: int) -> Tensor:
         """The numbers of a step's images, on the host: `[R * B]`."""
-        index = self._part(step)[0][self._rows]
+        index = self._step_index(step)[0][self._rows]
         return (index[..., 0] if self.augments else index).flatten()
 
-    def _part(self, step: int) -> tuple[Tensor, Tensor]:
+    def _step_index(self, step: int) -> tuple[Tensor, Tensor]:
         """A step's index: for each distinct order on the host, for each replicate on the device."""
         epoch, position = divmod(step, self._recipe.steps_per_epoch)
         if epoch not in self._epochs:
@@ -149,8 +149,8 @@ class Batches:
             orders = torch.stack([self._draw(epoch, *key) for key in self._keys])
             # The device waits for this transfer, so each order is sent once (5 orders of MNIST are
             # 2 MB) and repeated for the replicates on the device (20 MB for 45 replicates).
-            there = orders.to(self._device).index_select(0, self._rows_there)
-            self._epochs[epoch] = orders, there
+            on_device = orders.to(self._device).index_select(0, self._rows_on_device)
+            self._epochs[epoch] = orders, on_device
         first = position * self._recipe.batch_size
         host, device = self._epochs[epoch]
         part = slice(first, first + self._recipe.batch_size)

@@ -104,9 +104,12 @@ def content_hash(dataset: Dataset) -> str:
         found = sorted(splits) if isinstance(splits, dict) else splits
         raise ValueError(f"dataset: `load` returned {found!r}; give the splits {listed(_SPLITS)}")
     said = (dataset.input_shape, dataset.classes, dataset.train_size, dataset.scale)
-    also = (*_unusual(dataset.outputs, dataset.classes), *_unusual(dataset.input_dtype))
-    content = hashlib.sha256(repr([said, dataset.mean, dataset.std, *also]).encode())
-    whole: dict[int, str] = {}  # splits may be rows of one large file, which is then hashed once
+    later = (
+        *_unless_default(dataset.outputs, dataset.classes),
+        *_unless_default(dataset.input_dtype),
+    )
+    content = hashlib.sha256(repr([said, dataset.mean, dataset.std, *later]).encode())
+    hashes: dict[int, str] = {}  # splits may be rows of one large file, which is then hashed once
     for name in _SPLITS:
         split = splits[name]
         tensors = (split.inputs, split.targets) if isinstance(split, Split) else (split,)
@@ -116,10 +119,12 @@ def content_hash(dataset: Dataset) -> str:
                 f"dataset: `load` gave {kinds} for {name}; give a Split of two tensors"
             )
         check_split(dataset, name, split)
-        if id(split.inputs) not in whole:
-            whole[id(split.inputs)] = _hash(split.inputs)
+        if id(split.inputs) not in hashes:
+            hashes[id(split.inputs)] = _hash(split.inputs)
         rows = "" if split.rows is None else _hash(split.rows)
-        content.update(f"{name} {whole[id(split.inputs)]} {_hash(split.targets)} {rows}\n".encode())
+        content.update(
+            f"{name} {hashes[id(split.inputs)]} {_hash(split.targets)} {rows}\n".encode()
+        )
     return content.hexdigest()
 
 
@@ -197,7 +202,7 @@ def _check_range(inputs: Tensor, where: str, std: Sequence[float] | None) -> Non
         )
 
 
-def _unusual(value: object, usual: object = torch.float32) -> tuple[str, ...]:
+def _unless_default(value: object, usual: object = torch.float32) -> tuple[str, ...]:
     """The part of a hash for a field added later: empty at its default, so that old hashes stay."""
     return () if value == usual else (str(value),)
 

@@ -168,24 +168,26 @@ class _Files:
         """Say that files are missing, and whether `data_dir` is writable; "" if all files exist."""
         if self._are_there():
             return ""
-        lacking = f"{self.name} is not in data_dir={self.data_dir}"
+        absent = f"{self.name} is not in data_dir={self.data_dir}"
         folder = Path(self.data_dir).absolute()
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
-            return f"{lacking}, where nothing can be written"
-        return f"{lacking}; it is downloaded before anything runs"
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            return f"{absent}, where nothing can be written"
+        return f"{absent}; it is downloaded before anything runs"
 
     def load(self, held_out: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
         """Read the splits; `held_out` draws the validation images' indices from the labels."""
         self._check()
         if self.kind in _IDX_MD5:
-            rest, test = self._read_idx()
+            pool, test = self._read_idx()
         else:
-            halves = (self._source(self.data_dir, train=train) for train in (True, False))
-            rest, test = map(_tensors, halves)
-        held = held_out(rest.targets.numpy())
-        kept = np.setdiff1d(np.arange(len(rest.targets)), held)
-        train, val = (Split(rest.inputs[index], rest.targets[index]) for index in (kept, held))
+            data_sets = (self._source(self.data_dir, train=train) for train in (True, False))
+            pool, test = map(_tensors, data_sets)
+        val_rows = held_out(pool.targets.numpy())
+        train_rows = np.setdiff1d(np.arange(len(pool.targets)), val_rows)
+        train, val = (
+            Split(pool.inputs[index], pool.targets[index]) for index in (train_rows, val_rows)
+        )
         return {"train": train, "val": val, "test": test}
 
     def _read_idx(self) -> Iterator[Split]:
@@ -237,10 +239,10 @@ class _Files:
             )
         for path, published in files.items():
             if (found := _md5(path)) != published:
-                other = [kind for kind, known in _IDX_MD5.items() if found in known]
-                what = f"it is of {other[0]}" if other else f"md5 {found} for {published}"
+                kinds = [kind for kind, known in _IDX_MD5.items() if found in known]
+                fault = f"it is of {kinds[0]}" if kinds else f"md5 {found} for {published}"
                 raise ValueError(
-                    f"{self.name}: `{path}` is not the published file ({what}); delete it, and it "
+                    f"{self.name}: `{path}` is not the published file ({fault}); delete it, and it "
                     "is downloaded again"
                 )
 

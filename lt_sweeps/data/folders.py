@@ -108,9 +108,9 @@ def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _T
     top = _folders(root)
     # A folder `train` is a split if it holds folders; if it holds images it is a class.
     parted = "train" in top and bool(_folders(root / "train"))
-    if parted and (others := sorted(set(top) - set(_PARTS))):
+    if parted and (extra := sorted(set(top) - set(_PARTS))):
         raise ValueError(
-            f"image_folder: `{root}` has {listed(others)} beside `train`; it takes "
+            f"image_folder: `{root}` has {listed(extra)} beside `train`; it takes "
             f"{listed(_PARTS)}, or class folders alone"
         )
     names = _folders(root / "train") if parted else top
@@ -146,9 +146,9 @@ def _folders(path: Path) -> list[str]:
 def _images(root: Path, part: str, names: list[str]) -> list[tuple[str, int, str]]:
     """List the images of one part of the tree: each one's path below `root`, label and part."""
     images = []
-    if strangers := set(_folders(root / part)) - set(names):
+    if unknown := set(_folders(root / part)) - set(names):
         raise ValueError(
-            f"image_folder: `{root / part}` has classes {listed(sorted(strangers))}; "
+            f"image_folder: `{root / part}` has classes {listed(sorted(unknown))}; "
             f"`train` has {listed(names)}"
         )
     for label, name in enumerate(names):
@@ -170,9 +170,9 @@ def _assign(
     tree: _Tree, parts: np.ndarray, test: float | None, validation: float | None, seed: int
 ) -> _Rows:
     """Return the row numbers of each split; draw a split without a folder from other images."""
-    rest = np.flatnonzero(~np.isin(parts, ("val", "test")))
-    rest = np.random.RandomState(seed).permutation(rest)
-    pool = len(rest)
+    unassigned = np.flatnonzero(~np.isin(parts, ("val", "test")))
+    unassigned = np.random.RandomState(seed).permutation(unassigned)
+    pool = len(unassigned)
     splits = {}
     for part, name, size, usual in (
         ("test", "test", test, 0.2),
@@ -184,10 +184,10 @@ def _assign(
                 f"image_folder: {name}={size} and `{tree.root / part}` exists; it takes one of them"
             )
         if not len(rows):
-            count = _count(name, usual if size is None else size, pool, room=len(rest) - 1)
-            rows, rest = rest[:count], rest[count:]
+            count = _count(name, usual if size is None else size, pool, room=len(unassigned) - 1)
+            rows, unassigned = unassigned[:count], unassigned[count:]
         splits[part] = rows
-    return {"train": np.sort(rest), **splits}
+    return {"train": np.sort(unassigned), **splits}
 
 
 def _count(name: str, size: float, pool: int, *, room: int) -> int:

@@ -59,11 +59,12 @@ class ImageTransforms:
             ValueError: a transform fails, changes the image's shape or scale, normalises, or gives
                 another result with the same seed.
         """
-        given = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        original = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         for call, transform in zip(self._calls, self._transforms, strict=True):
             try:
-                images, again = (
-                    [_drawn(transform, given, number) for number in range(_TRIES)] for _ in "ab"
+                images, repeated = (
+                    [_transformed(transform, original, number) for number in range(_TRIES)]
+                    for _ in "ab"
                 )
             except Exception as error:
                 raise ValueError(
@@ -72,9 +73,9 @@ class ImageTransforms:
                 ) from None
             image = images[0]
             if not isinstance(image, Tensor) or image.shape != shape:
-                made = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+                result = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
                 raise ValueError(
-                    f"recipe.augment: `{call.target}` makes {made} of an image of {list(shape)}; "
+                    f"recipe.augment: `{call.target}` makes {result} of an image of {list(shape)}; "
                     "its shape must stay"
                 )
             if not image.is_floating_point():  # bytes range to 255, but evaluations use 0 to 1
@@ -87,7 +88,7 @@ class ImageTransforms:
                     f"recipe.augment: `{call.target}` would normalise training images, and no "
                     "others; give `mean` and `std` to the data set"
                 )
-            if not all(map(_equal, images, again)):
+            if not all(map(_equal, images, repeated)):
                 raise ValueError(
                     f"recipe.augment: `{call.target}` makes another image of the same one from the "
                     "same draws: it counts its calls, or has a generator of its own; draw from "
@@ -95,7 +96,7 @@ class ImageTransforms:
                 )
 
 
-def _drawn(transform: Callable[[Tensor], Any], image: Tensor, number: int) -> Any:
+def _transformed(transform: Callable[[Tensor], Any], image: Tensor, number: int) -> Any:
     with global_draws(number):
         return transform(image.clone())
 

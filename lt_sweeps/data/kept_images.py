@@ -35,7 +35,7 @@ def place_once(
     key = id(split), str(device), form
     if key in _placed:
         return _placed[key][1]
-    there = place(split, device)
+    placed = place(split, device)
     if any(split is kept for splits in _read.values() for kept in splits.values()):
-        _placed[key] = split, there
-    return there
+        _placed[key] = split, placed
+    return placed

@@ -31,7 +31,7 @@ class Prefetch:
     ) -> None:
         self._split, self._rows, self._end, self._pinned = split, rows, end, pinned
         self._threads: ThreadPoolExecutor | None = None
-        self._coming: dict[int, Future[Tensor]] = {}
+        self._fetches: dict[int, Future[Tensor]] = {}
 
     def take(self, number: int) -> Tensor:
         """Return the images of a batch, and start fetching the next ones.
@@ -41,19 +41,19 @@ class Prefetch:
         """
         self._threads = self._threads or ThreadPoolExecutor(_THREADS, "prefetch")
         numbers = range(number, max(number + 1, min(number + _AHEAD, self._end)))
-        for old in set(self._coming) - set(numbers):
-            self._coming.pop(old).cancel()
+        for old in set(self._fetches) - set(numbers):
+            self._fetches.pop(old).cancel()
         for new in numbers:
-            if new not in self._coming:
-                self._coming[new] = self._threads.submit(self._fetch, self._rows(new))
-        return self._coming.pop(number).result()
+            if new not in self._fetches:
+                self._fetches[new] = self._threads.submit(self._fetch, self._rows(new))
+        return self._fetches.pop(number).result()
 
     def close(self) -> None:
         """End the threads; a later `take` starts new ones."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
             self._threads = None
-        self._coming.clear()
+        self._fetches.clear()
 
     def _fetch(self, rows: Tensor) -> Tensor:
         images = self._split.take(rows)

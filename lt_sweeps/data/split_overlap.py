@@ -48,13 +48,13 @@ def shared_examples(splits: Mapping[str, Split]) -> Iterator[Shared]:
     Images that do not fit into memory stay in their file and are identified by their row in it:
     comparing their content would mean reading the whole file.
     """
-    known = {name: _contents(split) for name, split in splits.items()}
+    contents = {name: _contents(split) for name, split in splits.items()}
     for split, other in _PAIRS:
-        others = Counter(known[other])
-        count = sum(content in others for content in known[split])
+        others = Counter(contents[other])
+        count = sum(content in others for content in contents[split])
         if count:
             repeated = sum(number for number in others.values() if number > 1) / others.total()
-            yield Shared(split, other, count, len(known[split]), repeated)
+            yield Shared(split, other, count, len(contents[split]), repeated)
 
 
 def _contents(split: Split) -> Sequence[int]:
