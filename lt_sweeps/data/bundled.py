@@ -13,7 +13,7 @@ import torch
 from lt_sweeps.data.dataset import Dataset, Split, check_held_out, check_seed, held_out_rows
 
 _DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-CURE = "install scikit-learn anew"
+CURE = "reinstall scikit-learn"
 
 
 def digits(*, validation: int = 300, test: int = 360) -> Dataset:
@@ -80,7 +80,7 @@ def _load_digits(validation: int, test: int) -> dict[str, Split]:
 def check_content(name: str, content: bytes, sha256: str) -> None:
     """Raises: ValueError: the content of a data set has changed, so results would not compare."""
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(f"{name}: scikit-learn's copy is damaged, or other than it was; {CURE}")
+        raise ValueError(f"{name}: scikit-learn's copy of the data is damaged or changed; {CURE}")
 
 
 def sklearn_folder() -> Path:

@@ -69,15 +69,15 @@ class Dataset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))  # a list has no hash
         if not (callable(self.prepare) and callable(self.load)):
-            raise ValueError("dataset: `prepare` and `load` are functions; `lambda: None` prepares")
+            raise ValueError("dataset: give functions as `load` and `prepare` (or `lambda: None`)")
         if self.classes is not None:
             object.__setattr__(self, "outputs", self.outputs or self.classes)
         if self.outputs < 1:
-            raise ValueError("dataset: no `classes`; give `outputs`, how many numbers to return")
+            raise ValueError("dataset: no `classes`; give `outputs`, the number of a net's outputs")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"dataset: scale={self.scale}; give a number above 0 to divide by")
         if self.input_dtype != torch.float32 and self.mean:
-            raise ValueError(f"dataset: inputs stay {self.input_dtype}, so it has no mean and std")
+            raise ValueError(f"dataset: {self.input_dtype} inputs stay unscaled; omit mean and std")
         sizes, several = {len(self.mean), len(self.std)}, {0, 1, *self.input_shape[:1]}
         if len(sizes) > 1 or not sizes <= several or not all(std > 0 for std in self.std):
             raise ValueError(
@@ -145,13 +145,13 @@ def check_split(dataset: Dataset, name: str, split: Split) -> None:
     count = len(inputs) if split.rows is None else len(split.rows)
     if tuple(inputs.shape[1:]) != shape:
         raise ValueError(
-            f"{where} are {list(inputs.shape)}; input_shape={list(shape)} says [N, "
+            f"{where} have shape {list(inputs.shape)}; input_shape={list(shape)} needs [N, "
             f"{', '.join(map(str, shape))}]"
         )
     if count != len(targets):
-        raise ValueError(f"{where} are {count}, and its targets {list(targets.shape)}")
+        raise ValueError(f"{where} are {count}, but its targets have shape {list(targets.shape)}")
     if not count or (name == "train" and count != dataset.train_size):
-        said = f"train_size={dataset.train_size}" if name == "train" else "a split has one at least"
+        said = f"train_size={dataset.train_size}" if name == "train" else "give at least one"
         raise ValueError(f"{where} are {count}; {said}")
     if inputs.requires_grad or targets.requires_grad:
         raise ValueError(f"{where} or targets require a gradient; give `tensor.detach()`")

@@ -68,8 +68,8 @@ class DecodedImages:
         """
         if not self._intact():
             raise ValueError(
-                f"image_folder: `{self.cache}` is missing or damaged; give the same command again, "
-                "which decodes the images anew"
+                f"image_folder: `{self.cache}` is missing or damaged; run the same command again, "
+                "which decodes the images again"
             )
         return np.load(self.cache, mmap_mode="c")  # copy on write: torch refuses a read-only array
 
@@ -84,7 +84,7 @@ class DecodedImages:
             file.write(block)
         if content.hexdigest() != self.fingerprint:
             raise ValueError(
-                f"image_folder: files of `{self.root}` were changed while they were read; give the "
+                f"image_folder: files of `{self.root}` were changed while they were read; run the "
                 "same command again"
             )
         file.flush()

@@ -172,7 +172,7 @@ class _Files:
         folder = Path(self.data_dir).absolute()
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            return f"{absent}, where nothing can be written"
+            return f"{absent}, which is not writable"
         return f"{absent}; it is downloaded before anything runs"
 
     def load(self, held_out: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
@@ -240,7 +240,7 @@ class _Files:
         for path, published in files.items():
             if (found := _md5(path)) != published:
                 kinds = [kind for kind, known in _IDX_MD5.items() if found in known]
-                fault = f"it is of {kinds[0]}" if kinds else f"md5 {found} for {published}"
+                fault = f"it belongs to {kinds[0]}" if kinds else f"md5 {found}, not {published}"
                 raise ValueError(
                     f"{self.name}: `{path}` is not the published file ({fault}); delete it, and it "
                     "is downloaded again"

@@ -181,7 +181,7 @@ def _assign(
         rows = np.flatnonzero(parts == part)
         if len(rows) and size is not None:
             raise ValueError(
-                f"image_folder: {name}={size} and `{tree.root / part}` exists; it takes one of them"
+                f"image_folder: {name}={size} and `{tree.root / part}` exists; use one of them"
             )
         if not len(rows):
             count = _count(name, usual if size is None else size, pool, room=len(unassigned) - 1)

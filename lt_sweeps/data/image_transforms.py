@@ -75,8 +75,8 @@ class ImageTransforms:
             if not isinstance(image, Tensor) or image.shape != shape:
                 result = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
                 raise ValueError(
-                    f"recipe.augment: `{call.target}` makes {result} of an image of {list(shape)}; "
-                    "its shape must stay"
+                    f"recipe.augment: `{call.target}` turns an image of {list(shape)} into "
+                    f"{result}; return an image of the same shape"
                 )
             if not image.is_floating_point():  # bytes range to 255, but evaluations use 0 to 1
                 raise ValueError(
@@ -90,9 +90,9 @@ class ImageTransforms:
                 )
             if not all(map(_equal, images, repeated)):
                 raise ValueError(
-                    f"recipe.augment: `{call.target}` makes another image of the same one from the "
-                    "same draws: it counts its calls, or has a generator of its own; draw from "
-                    "those of torch, numpy or Python, which start anew for each image"
+                    f"recipe.augment: `{call.target}` turns one image into two different ones with "
+                    "the same seed: it counts its calls, or has its own generator; draw from the "
+                    "global generators of torch, numpy or Python, which are seeded for each image"
                 )
 
 

@@ -133,7 +133,7 @@ def test_only_normalized_cifar_has_a_mean_and_std():
     ("make", "message"),
     [
         (lambda: replace(digits(), scale=0), "dataset: scale=0; give a number above 0"),
-        (lambda: replace(digits(), prepare=None), "dataset: `prepare` and `load` are functions"),
+        (lambda: replace(digits(), prepare=None), "dataset: give functions as `load`"),
         (lambda: mnist(validation=0), "mnist: validation=0; it takes 1 to 59999 examples"),
         (lambda: cifar10(validation=50_000), "cifar10: validation=50000; it takes 1 to 49999"),
         (lambda: digits(validation=1500), "digits: validation=1500; it takes 1 to 1436 examples"),
@@ -305,7 +305,7 @@ def test_fashion_mnist_in_the_place_of_mnist_is_told_apart(offline, copied_mnist
     known = downloaded._IDX_MD5["MNIST"]
     monkeypatch.setitem(downloaded._IDX_MD5, "FashionMNIST", known)
     monkeypatch.setitem(downloaded._IDX_MD5, "MNIST", ("0", "1", "2", "3"))
-    with pytest.raises(ValueError, match="mnist: .* published file .it is of FashionMNIST"):
+    with pytest.raises(ValueError, match="mnist: .* published file .it belongs to FashionMNIST"):
         mnist(data_dir=str(copied_mnist)).prepare()
 
 
@@ -325,7 +325,7 @@ def test_what_is_no_file_counts_as_missing(offline, copied_mnist, stranger):
 
 def test_another_copy_of_the_digits_is_refused(monkeypatch):
     monkeypatch.setattr(bundled, "_DIGITS", "other")
-    with pytest.raises(ValueError, match="digits: scikit-learn's copy is damaged"):
+    with pytest.raises(ValueError, match="digits: scikit-learn's copy of the data is damaged"):
         digits().load()
 
 
@@ -418,7 +418,7 @@ def test_a_val_folder_is_for_validation_where_a_test_set_is_drawn(tmp_path):
     sizes = {k: len(s.targets) for k, s in prepared(drawn).items()}
     assert sizes == {"train": 6, "val": 10, "test": 4}
     assert drawn.fingerprint != image_folder(str(root)).fingerprint
-    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
+    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; use one of them"):
         image_folder(str(root), validation=2, test=4)
 
 
@@ -427,7 +427,7 @@ def test_a_val_folder_is_the_validation_split(tmp_path):
     dataset = image_folder(str(root), data_dir=str(tmp_path))
     assert dataset.train_size == 6
     assert len(prepared(dataset)["val"].targets) == 6
-    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; it takes one of them"):
+    with pytest.raises(ValueError, match=r"validation=2 and `.*val` exists; use one of them"):
         image_folder(str(root), validation=2)
 
 
@@ -545,7 +545,7 @@ def test_damaged_decoded_images_are_refused_and_then_decoded_anew(
         free = psutil.virtual_memory()._replace(available=0)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     DAMAGES[damage](cache_of(tmp_path))
-    with pytest.raises(ValueError, match=r"image_folder: `.*npy` is missing or damaged; give the"):
+    with pytest.raises(ValueError, match=r"image_folder: `.*npy` is missing or damaged; run the"):
         dataset.load()
     again = prepared(dataset)
     everything = torch.arange(len(good["train"].targets))

@@ -79,7 +79,7 @@ def bytes_of(image: Tensor) -> Tensor:
     [
         ({"_target_": f"{V2}.MixUp", "num_classes": 4}, "a transform gets one image and no label"),
         ({"_target_": f"{V2}.CutMix", "num_classes": 4}, "MixUp|CutMix"),
-        ({"_target_": f"{V2}.Resize", "size": 6}, r"makes \[1, 6, 6\] of an image of \[1, 4, 4\]"),
+        ({"_target_": f"{V2}.Resize", "size": 6}, r"an image of \[1, 4, 4\] into \[1, 6, 6\]"),
         ({"_target_": f"{V2}.RandomErasing", "p": 2.0}, "`p` should be a floating point value"),
         ({"_target_": f"{__name__}.bytes_of"}, "makes torch.uint8 of a float32 image on the scale"),
         (
@@ -115,5 +115,5 @@ def test_a_transform_that_does_not_do_the_same_again_is_refused(
     cell: Callable[..., Cell], name: str
 ) -> None:
     """Otherwise a resumed training, or another pack, would see other images."""
-    with pytest.raises(ValueError, match=f"{name}` makes another image of the same one"):
+    with pytest.raises(ValueError, match=f"{name}` turns one image into two different ones"):
         plan([cell(recipe__augment={"_target_": f"{__name__}.{name}"})])

@@ -217,8 +217,8 @@ BYTES = torch.arange(64 * 16, dtype=torch.uint8).view(64, 1, 4, 4)
 @pytest.mark.parametrize(
     ("split", "changes", "message"),
     [
-        ("train", {"inputs": torch.zeros(64, 1, 4, 5)}, "train inputs are .*; input_shape="),
-        ("val", {"targets": torch.zeros(1, dtype=torch.int64)}, r"and its targets \[1\]"),
+        ("train", {"inputs": torch.zeros(64, 1, 4, 5)}, "train inputs have shape .*; input_shape="),
+        ("val", {"targets": torch.zeros(1, dtype=torch.int64)}, r"its targets have shape \[1\]"),
         ("train", {"rows": torch.arange(8), "targets": torch.arange(8)}, "are 8; train_size=64"),
         ("test", {"inputs": torch.zeros(0, 1, 4, 4), "targets": torch.arange(0)}, "inputs are 0;"),
         ("train", {"inputs": torch.zeros(64, 1, 4, 4).requires_grad_()}, "require a gradient"),
