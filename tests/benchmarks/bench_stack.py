@@ -72,7 +72,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: a call of `run` is one step of `replicates` replicates."""
+    """One way to train; a call of `run` is one step of `replicates` replicates."""
 
     name: str
     replicates: int
@@ -184,7 +184,7 @@ def _stacked(
 
 
 def _products(task: Task, device: torch.device, precision: Any) -> Variant:
-    """The products and convolutions of a step: forward, and back to weights and inputs."""
+    """Only the products and convolutions of a step: forward, and backward to weights and inputs."""
     calls: list[tuple[nn.Linear | nn.Conv2d, Tensor, Tensor]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -223,7 +223,7 @@ def _product(
 
 
 def _in_a_process(net: str, clone: Path) -> Variant:
-    """The peer in a process of its own, where nothing that we set for ours helps it."""
+    """Run open_lth in its own process, where our settings cannot help it."""
     here, there = get_context("spawn").Pipe()
     get_context("spawn").Process(target=_serve, args=(net, clone, there), daemon=True).start()
     return Variant("open_lth", 1, lambda: None, here)
@@ -238,7 +238,7 @@ def _serve(net: str, clone: Path, pipe: Connection) -> None:
 
 
 def _their_net(task: Task, registry: Any, hparams: Any) -> nn.Module:
-    """Their ResNet-20, and the others as they write networks."""
+    """open_lth's ResNet-20, or another net written as open_lth writes networks."""
     if task is TASKS["resnet20"]:
         chosen = hparams.ModelHparams("cifar_resnet_20", "kaiming_normal", "uniform")
         return registry.get(chosen, outputs=10)
@@ -316,7 +316,7 @@ def _open_lth(task: Task, clone: Path) -> Variant:
 
 
 def _data(task: Task, device: torch.device, replicates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and the positions `[R, B]` of a batch of each replicate."""
+    """Images, labels, and the positions `[R, B]` of each replicate's batch."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(IMAGES, *task.shape, generator=generator)
     labels = torch.randint(0, 10, (IMAGES,), generator=generator)
@@ -327,7 +327,7 @@ def _data(task: Task, device: torch.device, replicates: int) -> tuple[Tensor, Te
 def _rounds(
     variants: Sequence[Variant], device: torch.device, rounds: int, seconds: float
 ) -> list[list[float]]:
-    """Seconds per replicate-step of each variant in each round."""
+    """Measure the seconds per replicate-step of each variant, in each round."""
     counts = [
         max(1, round(seconds / _time(each, device, 2) / each.replicates)) for each in variants
     ]

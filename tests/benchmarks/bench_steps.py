@@ -71,7 +71,7 @@ def training(net: str, replicates: int, density: float) -> TrainingLoop:
 
 
 def parts(loop: TrainingLoop, net: str) -> dict[str, tuple[Part, int]]:
-    """What is timed, and how often in a round."""
+    """The parts to time, and the number of calls of each in a round."""
     update, batches, masking, step = loop.update(), loop.batches, loop.masking, iter(range(10**9))
     x, y = batches.take(batches.index(0))
 
@@ -115,7 +115,7 @@ def products(loop: TrainingLoop) -> Part:
 def rounds(
     timed: dict[str, tuple[Part, int]], count: int, replicates: int
 ) -> dict[str, list[float]]:
-    """CPU milliseconds per replicate of each part, in each round."""
+    """Measure the CPU milliseconds per replicate of each part, in each round."""
     took: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(count):
         for name, (part, repeats) in timed.items():

@@ -70,7 +70,7 @@ def mirrored(runs: int, server: WandbServer) -> None:
 
 
 def trained(server: WandbServer, rounds: int = 3) -> None:
-    """Seconds of training in the records, with and without a tracker beside it, taking turns."""
+    """The seconds of training in the records, with and without a tracker, in turn."""
     for number in range(rounds):
         for tracker in ("none", "wandb"):
             with tempfile.TemporaryDirectory() as folder:
@@ -102,13 +102,13 @@ def command(*words: str) -> None:
 
 
 def cpu() -> float:
-    """Seconds of CPU that all processes started here have used, once they have ended."""
+    """The CPU seconds of all processes started here, once they have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def memory(pid: int) -> float:
-    """MiB resident of a process and what it started."""
+    """The resident memory of a process and its children, in MiB."""
     try:
         process = psutil.Process(pid)
         return sum(p.memory_info().rss for p in [process, *process.children(True)]) / 2**20

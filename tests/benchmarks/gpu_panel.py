@@ -30,7 +30,7 @@ TINY = ["dataset=synthetic", "mask_criterion=large_final,random", "seed=0,1", "r
 
 @dataclass
 class Panel:
-    """One sweep: when each of its levels was done, in seconds from its start."""
+    """One sweep, with the time at which each level was done, in seconds from its start."""
 
     words: list[str]
     levels: int
@@ -40,7 +40,7 @@ class Panel:
 
     @property
     def each(self) -> list[float]:
-        """Seconds of every level but the dense one, which has a replicate for each seed alone."""
+        """The seconds of every level except the dense one, which has one replicate per seed."""
         times = [self.done[level] for level in sorted(self.done)]
         return [after - before for before, after in pairwise(times)]
 
@@ -96,7 +96,7 @@ def _options() -> argparse.Namespace:
 
 
 def run(sweep: Panel, root: Path, deadline: float, write: Callable[[], None]) -> None:
-    """Run a sweep until it ends or there is no time left; note and write when a level is done."""
+    """Run a sweep until it ends or the time is over; write down when each level is done."""
     began = time.monotonic()
     command = [sys.executable, "-m", "lt_sweeps", *sweep.words, f"root={root}", "workers=1"]
     with open(root / "log", "w+") as log:
@@ -121,7 +121,7 @@ def run(sweep: Panel, root: Path, deadline: float, write: Callable[[], None]) ->
 
 
 def note(sweep: Panel, root: Path, seconds: float) -> bool:
-    """Note the levels that all cells have a record of since the last look; whether there are."""
+    """Note the levels that all cells have finished since the last call; return if there are any."""
     before = len(sweep.done)
     counts = Counter[int]()
     for path in root.glob("runs/*/*/records.jsonl"):

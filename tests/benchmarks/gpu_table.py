@@ -135,7 +135,7 @@ class Bench:
 
     @contextmanager
     def part(self, name: str, *, may_fail: bool = False) -> Iterator[None]:
-        """What fails here is told, and the next part goes on."""
+        """Run a part of the benchmark; if it fails, print the error and continue."""
         try:
             yield
         except Exception as error:  # whatever it is: the machine is lent for minutes
@@ -168,7 +168,7 @@ class Bench:
             whole.replace(self.out / name)
 
     def go_on(self, nets: list[str]) -> None:
-        """Take what another process has written, but for the rows of these nets."""
+        """Read the rows that another process has written, except those of these nets."""
         file = self.out / "results.json"
         content = json.loads(file.read_text()) if file.exists() else {}
         self.peaks, self.failures = content.get("peaks", {}), content.get("failures", [])
@@ -263,7 +263,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def peaks(bench: Bench) -> dict[str, float]:
-    """GB/s of a copy, TFLOP/s of a product in each precision, microseconds of a node of a graph."""
+    """Measure GB/s of a copy, TFLOP/s of a product by precision, microseconds per graph node."""
     size, side = (2**20, 128) if bench.tiny else (2**30, 8192)
     source = torch.zeros(size, dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
@@ -289,7 +289,7 @@ def peaks(bench: Bench) -> dict[str, float]:
 def seconds(
     bench: Bench, step: Callable[[], object], spend: float = 0.15, rounds: int = 5
 ) -> float:
-    """Seconds of one call: the median of some rounds of many calls."""
+    """The seconds of one call: the median over rounds of many calls."""
     if bench.tiny:
         spend, rounds = 0.002, 2
 
@@ -314,7 +314,7 @@ def _wait(bench: Bench) -> None:
 
 @contextmanager
 def arithmetic(bench: Bench, precision: str) -> Iterator[AbstractContextManager[object]]:
-    """A precision for plain torch: settings of the process, and the context of a forward pass."""
+    """Set a precision in plain torch, and return the context for a forward pass."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -358,7 +358,7 @@ def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list
 
 
 def _backends(net: Net) -> tuple[str, ...]:
-    """Those among which a sweep on a GPU would choose; none where a rule is enough."""
+    """The backends that a sweep on a GPU would time; empty if it chooses one by a rule."""
     module = plan([cell(net, "float32", 0)]).units[0].stage.network.module()
     return timed_backends(module, torch.device("cuda"))
 
@@ -366,7 +366,7 @@ def _backends(net: Net) -> tuple[str, ...]:
 def _measure_beside(
     bench: Bench, name: str, net: Net, precisions: list[str], replicates: list[int]
 ) -> None:
-    """Rows of the same by kernels that need not repeat their bytes."""
+    """Rows for the same steps by kernels that may give other bytes each time."""
     count = max((n for n in replicates if n <= _BESIDE), default=0)
     for precision, backend in product(
         dict.fromkeys((precisions[0], precisions[-1])), _backends(net)
@@ -404,7 +404,7 @@ def our_row(
 
 
 def _issued(bench: Bench, step: Callable[[], object]) -> float:
-    """Seconds to start a step: few of them, which a GPU's queue takes while it works."""
+    """The seconds to start a step, over so few steps that a GPU's queue holds them all."""
     count = 1 if bench.tiny else 20
     _wait(bench)
     start = time.perf_counter()
@@ -416,7 +416,7 @@ def _issued(bench: Bench, step: Callable[[], object]) -> float:
 
 
 def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
-    """Rows of the update alone, by plain kernels and by one, at some densities of the mask."""
+    """Rows for the update alone, by plain kernels and by one kernel, at some mask densities."""
     stage = plan([cell(net, "float32", 0)]).units[0].stage
     size = BufferLayout.of(stage.network.module()).size
     weights = torch.zeros(replicates, size, device=bench.device)
@@ -446,7 +446,7 @@ def updates(bench: Bench, name: str, net: Net, replicates: int) -> None:
 
 
 def floor(bench: Bench, net: Net, precision: str, flops: int, weights: int) -> float:
-    """Milliseconds of a replicate's step that no code can avoid."""
+    """The milliseconds of a replicate's step that no code can avoid."""
     # Of each weight: read forward and backward, its gradient written and read, read and written by
     # the optimizer with each of its moments, and a byte of the mask.
     moments = 2 if net.optimizer == "adam" else 1
@@ -461,7 +461,7 @@ def floor(bench: Bench, net: Net, precision: str, flops: int, weights: int) -> f
 def plain_step(
     bench: Bench, net: Net, autocast: AbstractContextManager[object], *, channels_last: bool
 ) -> tuple[Callable[[], None], int, int]:
-    """The step of one module, the operations of its products, and how many weights it has."""
+    """The step of one module, the operations of its products, and its number of weights."""
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.manual_seed(0)
@@ -498,7 +498,7 @@ def plain_step(
 
 
 def captured(bench: Bench, step: Callable[[], None]) -> Callable[[], object]:
-    """A step as a replayed graph; on the CPU the step itself."""
+    """A step as a replayed graph; on the CPU, the step itself."""
     if not bench.cuda:
         return step
     side = torch.cuda.Stream()
@@ -516,7 +516,7 @@ def captured(bench: Bench, step: Callable[[], None]) -> Callable[[], object]:
 def our_step(
     bench: Bench, net: Net, precision: str, replicates: int, machine: Machine
 ) -> tuple[str, Callable[[], None]]:
-    """The update of a `TrainingLoop` of so many replicates under a random mask."""
+    """The update of a `TrainingLoop` with this many replicates, under a random mask."""
     units = plan([cell(net, precision, seed) for seed in range(replicates)]).units
     store = Store(bench.scratch)
     loop = TrainingLoop(units, store, machine, moments=[frozenset()] * replicates)
@@ -530,7 +530,7 @@ def our_step(
 
 
 def cell(net: Net, precision: str, seed: int) -> Cell:
-    """A dense training of a net on images that are drawn."""
+    """A dense training of a net on random images."""
     sgd = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9}
     adam = {"optimizer": "adam", "lr": 1e-3}
     config: dict[str, Any] = {

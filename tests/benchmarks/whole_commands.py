@@ -46,7 +46,7 @@ OPEN_LTH = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What one command took: seconds of all its processes, of the clock, and MiB at the most.
+    """The cost of one command: seconds of all its processes, seconds of the clock, and peak MiB.
 
     The memory is that of the largest process, not of all together.
     """
@@ -58,10 +58,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of lt_sweeps: its words, what it needs beforehand, and the goal.
+    """A command of lt_sweeps: its words, the command that must run before it, and its goal.
 
-    `before` are the words of a command that ran in the same folder. `goal` is in units of
-    `import torch`, or in the seconds of the clock or of CPU that `unit` names.
+    `before` are the words of a command that runs first in the same folder. `goal` is in multiples
+    of `import torch`, or in seconds of the clock or of CPU, as `unit` says.
     """
 
     words: str
@@ -122,7 +122,7 @@ def measure(argv: Sequence[str], folder: Path, code: Path, **environment: str) -
 
 
 def _child(argv: Sequence[str]) -> None:
-    """Run a command, adopt what it leaves behind, and print what all of it took."""
+    """Run a command, adopt the processes that it leaves behind, and print the cost of all."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     begun = time.monotonic()
     with open("output.txt", "ab") as output:
