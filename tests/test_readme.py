@@ -93,9 +93,7 @@ def test_plan_prints_the_lines_that_the_documents_show(
                     checked += 1
     assert checked
     (command,) = (c for c in PLANNED if "schedule.levels=range(1,11)" in c)
-    assert "55 distinct (11 stages), where each cell alone would take 325" in planned(
-        command, capsys
-    )
+    assert "55 distinct (11 stages), instead of 325 without sharing" in planned(command, capsys)
 
 
 def test_the_commands_about_results_run(

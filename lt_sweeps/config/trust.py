@@ -49,8 +49,8 @@ def check_trusted(config: Any, *, where: str, trust: Collection[str] = ()) -> No
         modules = dict.fromkeys(str(target).rpartition(".")[0] for target in wrong)
         hint = f"; hint: trust={','.join(modules)} if you know its code"
         raise ValueError(
-            f"{where}: names `{wrong[0]}`, which is no option of {OURS}, and code that others "
-            f"name is not run{hint if all(map(_is_module, modules)) else ''}"
+            f"{where}: names `{wrong[0]}`, which is not part of {OURS}, and only trusted code is "
+            f"run{hint if all(map(_is_module, modules)) else ''}"
         )
 
 

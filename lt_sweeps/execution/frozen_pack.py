@@ -94,18 +94,17 @@ def check_same(sweep: SweepFolder, now: Plan, names: Iterable[UnitName]) -> None
         return
     if edited := sweep.edited(code_named(*(cell.cell.config for cell in now.cells))):
         raise ChangedCode(
-            f"code: {', '.join(edited)} changed since the sweep was started; put it back, or "
-            "give the sweep another name: it computes with the code as it is now"
+            f"code: {', '.join(edited)} changed since the sweep was started; undo the change, or "
+            "start a sweep with another name, which computes with the current code"
         )
     for name, content in data_of(now.units).items():
         if before.data.get(name, content) != content:
             raise ChangedCode(
-                f"data: {name} reads other content than when the sweep was started; put the data "
-                "back, or give the sweep another name: it computes with the data as they are now"
+                f"data: the content of {name} changed since the sweep was started; restore it, or "
+                "start a sweep with another name, which computes with the current data"
             )
     raise ChangedCode(
-        f"code: level {before.stages[missing[0]].level} of seed {missing[1]} is no longer "
-        "what the same settings lead to, because a function of yours, a file that it reads, or "
-        "lt_sweeps has changed; put it back, or give the sweep another name: it computes with what "
-        "there is now"
+        f"code: level {before.stages[missing[0]].level} of seed {missing[1]} would now be another "
+        "result, because a function of yours, a file that it reads, or lt_sweeps has changed; undo "
+        "the change, or start a sweep with another name, which computes with the current code"
     )

@@ -78,9 +78,9 @@ class LoadedCode:
                 )
             if source.sha256 != expected.sha256:
                 raise ChangedCode(
-                    f"code: {source.path} was edited while the sweep ran; put it back, and "
-                    "the same command continues; with another name, or none, it computes with the "
-                    "code as it is now"
+                    f"code: {source.path} was edited while the sweep ran; undo the edit and repeat "
+                    "the command to continue, or give another name or none to compute with the "
+                    "edited code"
                 )
         return found
 

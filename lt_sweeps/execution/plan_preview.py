@@ -95,8 +95,8 @@ def preview(
         ("cells", f"{len(plan.cells)}"),
         (
             "trainings",
-            f"{len(plan.units)} distinct ({stages} stages), where each cell alone would take "
-            f"{plan.asked}",
+            f"{len(plan.units)} distinct ({stages} stages), instead of {plan.asked} without "
+            "sharing",
         ),
         ("cached", f"{len(plan.units) - units}"),
         (
@@ -111,7 +111,7 @@ def preview(
             f"longest chain {readable(estimate.chain)}{'' if estimate.measured else _GUESSED}",
         ),
         ("disk", _disk(plan, todo)),
-        *(("anew", line) for line in why_anew(plan, todo, sweep.parent.parent)),
+        *(("changed", line) for line in why_anew(plan, todo, sweep.parent.parent)),
         *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
         *(("data", line) for line in _absent(plan)),
         ("prunable", _prunable(plan)),

@@ -71,7 +71,7 @@ class Submission:
             if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
                 check_same(self.sweep, plan, [u for cell in before.cells for u in cell.units])
             raise ValueError(
-                f"name: {folder!r} is taken by {self._owner(before)}; choose another: "
+                f"name: {folder!r} is taken by {self._owner(before)}; choose another name: "
                 "stored results are used again"
             )
 
@@ -79,12 +79,12 @@ class Submission:
         """Describe the sweep that has this name: its overrides, and how its cells differ."""
         there = {cell.name for cell in before.cells}
         new = sum(f"{cell.signature}/{cell.seed}" not in there for cell in self.plan.cells)
-        others = f"{new} of these {len(self.plan.cells)} cells are not in it"
+        lacks = f"lacks {new} of these {len(self.plan.cells)} cells"
         if edits := edited_keys(before, self.plan):
-            others += f" ({', '.join(edits)})"
-        of = f", of `{shlex.join(before.words)}`" if before.words else ""
-        why = others if new else "it has more cells"
-        return f"another sweep in {self.settings.root}{of}: {why}"
+            lacks += f" ({', '.join(edits)})"
+        of = f" (`{shlex.join(before.words)}`)" if before.words else ""
+        why = lacks if new else "has more cells than these"
+        return f"another sweep in {self.settings.root}{of}, which {why}"
 
     def _goes_on_with(self, before: Manifest) -> bool:
         """Whether this submission has the cells of a sweep, or is a trial of the same search."""

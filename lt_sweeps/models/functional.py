@@ -59,7 +59,10 @@ def picked(outputs: Any, output: str | int | None = None) -> Tensor:
     if output is None:
         if isinstance(outputs, Tensor):
             return outputs
-        raise ValueError(f"task.output: none, and the model returns {_several(outputs)}; name one")
+        raise ValueError(
+            f"task.output: not given, and the model returns {_several(outputs)}; give the one to "
+            "train on"
+        )
     if isinstance(outputs, Mapping):
         chosen = outputs.get(output)
     elif isinstance(output, int):
@@ -82,5 +85,5 @@ def _several(outputs: Any) -> str:
         return listed(field.name for field in dataclasses.fields(outputs))
     if isinstance(outputs, tuple | list):
         names = getattr(outputs, "_fields", None)
-        return listed(names) if names else f"{len(outputs)} outputs, from 0 on"
+        return listed(names) if names else f"{len(outputs)} outputs, counted from 0"
     return f"a {type(outputs).__name__}"

@@ -78,10 +78,10 @@ def initialize(module: nn.Module, init: Call) -> None:
     init(module=module)
     after = _described(module)
     if before != after:
-        other = [line for line in after if line not in before] or ["less"]
+        other = [line for line in after if line not in before] or ["fewer parts"]
         raise ValueError(
-            f"model.init: `{init.target}` makes the net have `{other[0]}`; it may set "
-            "values of parameters and buffers alone, so do all else in model.net"
+            f"model.init: `{init.target}` changes the net, which has `{other[0]}` afterwards; only "
+            "set values of parameters and buffers here, and do everything else in model.net"
         )
 
 

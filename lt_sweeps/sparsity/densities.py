@@ -76,7 +76,7 @@ def given(
             hint = f"; did you mean {share / 100:g}?" if percent else ""
             raise ValueError(f"{key}: {share!r} for {name} lies outside (0, 1]{hint}")
     if missing := [name for name in names if name not in shares]:
-        raise ValueError(f"{key}: nothing for {listed(missing)}; give a density for every layer")
+        raise ValueError(f"{key}: no density for {listed(missing)}; give one for every layer")
     shares = [float(shares[name]) for name in names]
     return _one_level(layers, shares, _sparsity_of(layers, shares))
 

@@ -68,9 +68,8 @@ class Criterion:
         evidence.update({n: n.removeprefix("at_") for n in names if n.startswith("at_")})
         for name, moment in evidence.items():
             if (name == "noise") != (moment is None):
-                raise ValueError(
-                    f"{where}.{name}: got {moment!r}; noise has no moment, and all else has one"
-                )
+                needed = "null, as noise has no moment" if name == "noise" else "a moment"
+                raise ValueError(f"{where}.{name}: got {moment!r}; give {needed}")
         rest = {k: v for k, v in config.items() if k not in (*names, "granularity")}
         call = Call.of(rest, where=where, supplied=names)
         granularity = Granularity.of(config.get("granularity", "weight"))

@@ -155,13 +155,13 @@ class Mirror:
                 yield alone
                 return
         line = (
-            f"tracker: another mirror sends rows of {self._root} (of a sweep that runs, or of "
-            f"another `sync`); waiting up to {readable(wait)} for it, and Ctrl-C loses nothing"
+            f"tracker: another process sends rows of {self._root} (a running sweep or another "
+            f"`sync`); waiting up to {readable(wait)} until it is done; Ctrl-C loses nothing"
         )
         print(line, file=sys.stderr, flush=True)
         with locked(path, wait=wait) as alone:
             if not alone:
-                raise Unreachable(f"the other mirror was not done after {readable(wait)}")
+                raise Unreachable(f"the other process was not done after {readable(wait)}")
             yield True
 
     def _sendable(self, due: Sequence[Run], last: bool) -> list[Run]:

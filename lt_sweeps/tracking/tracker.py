@@ -87,7 +87,7 @@ def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
     if config.get("_target_") is None:
         if rest := sorted(set(config) - {"_target_"}):
             raise ValueError(
-                f"tracker=none: unknown keys {listed(rest)}; it has none, other trackers have"
+                f"tracker=none: got {listed(rest)}; `none` has no keys; choose another tracker"
             )
         return None
     tracker = Call.of(config, where="tracker")()
@@ -95,7 +95,7 @@ def tracker_of(config: Mapping[str, Any]) -> Tracker | None:
     if absent := [part for part in parts if not hasattr(tracker, part)]:
         raise ValueError(
             f"tracker: `{config['_target_']}` lacks {', '.join(absent)}; "
-            f"`{__name__}.Tracker` says what a tracker has"
+            f"`{__name__}.Tracker` lists what a tracker must have"
         )
     return tracker
 

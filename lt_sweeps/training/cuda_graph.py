@@ -68,7 +68,8 @@ def graphed(
         else:
             operations = ", ".join(dict.fromkeys(host.found))
             _log.info(
-                "every step calls Python, as no graph can have what the host reads: %s", operations
+                "steps run without a CUDA graph, because these operations wait for the GPU: %s",
+                operations,
             )
     gc.collect()  # a caught error is in a reference cycle that holds the memory of the failed graph
     return step
@@ -76,7 +77,7 @@ def graphed(
 
 @functools.cache  # one line per reason: if a step fails, the evaluation and the timings fail too
 def _warn(reason: str) -> None:
-    _log.warning("every step calls Python, as its capture as a graph failed: %s", reason)
+    _log.warning("steps run without a CUDA graph, because its capture failed: %s", reason)
 
 
 def give_back_memory() -> bool:

@@ -125,8 +125,8 @@ class OwnOptimizer:
             for key, value in _state(optimizer, parameter).items():
                 if (key, number) not in self._kept:
                     raise ValueError(
-                        f"recipe.optimizer: `{self._call.target}` keeps `{key}` only from a later "
-                        "step on; it must keep from its first step what it keeps at all"
+                        f"recipe.optimizer: `{self._call.target}` adds `{key}` to its state after "
+                        "its first step; create all of the state in the first step"
                     )
                 stacked = self._kept[key, number][row]
                 if not isinstance(value, Tensor):

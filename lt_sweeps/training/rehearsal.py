@@ -55,9 +55,9 @@ def rehearse(loop: TrainingLoop) -> None:
         ends.append(_copies({name: tensors[name] for name in names}))
     if changed := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
         raise ValueError(
-            f"model: {stage.network.net}: the first {_STEPS} steps of its training end with other "
-            f"values of {changed[0]} when they are run again; its forward pass, or what acts in "
-            "its training, draws random numbers that do not come from the seed, or counts its calls"
+            f"model: {stage.network.net}: the first {_STEPS} steps of its training, run twice, "
+            f"give two values of {changed[0]}; its forward pass, or a function that its training "
+            "calls, draws random numbers that do not come from the seed, or counts its calls"
         )
     if first:
         inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
@@ -126,9 +126,9 @@ def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) ->
     outputs, again = (_called(built.eval(), inputs) for built in (module, _built(loop, 2)))
     if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
-            f"model: {loop.stage.network.net} is another network when it is built again with the "
-            "same weights; what it draws beside its parameters, such as a wiring, must be a buffer "
-            "that its state_dict holds"
+            f"model: {loop.stage.network.net}, built twice with the same weights, gives two "
+            "outputs for one input; register everything else that it draws when it is built, such "
+            "as a wiring, as a buffer (register_buffer)"
         )
 
 
@@ -146,7 +146,7 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     if counts and _depends(loop, counts, inputs):
         raise ValueError(
             f"model: {network.net}: it computes with `{counts[0]}`, which counts the calls; no "
-            "checkpoint holds it, so a resumed training would begin it anew; make it a buffer "
+            "checkpoint holds it, so a resumed training would restart the count; make it a buffer "
             "(register_buffer)"
         )
     if moved := [name for name, weight in pruned.items() if weight != 0]:
@@ -204,8 +204,8 @@ def _check_zeros(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
     ]
     if moved:
         raise ValueError(
-            f"model: {network.net}: in its forward pass a pruned weight of {listed(moved)} is "
-            "another number than 0, as in weight standardisation; leave these layers dense "
+            f"model: {network.net}: its forward pass changes a pruned weight of {listed(moved)} "
+            "from 0 to another number, as weight standardisation does; leave these layers dense "
             "(model.prunable.exclude)"
         )
 
@@ -274,8 +274,8 @@ def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
     outputs = loop.stack.logits(inputs)
     if outputs.shape[1:2] != inputs.shape[:1]:
         raise ValueError(
-            f"model: {loop.stage.network.net}: of {len(inputs)} examples it returns "
-            f"{list(outputs.shape[1:])}; an output starts with the number of examples"
+            f"model: {loop.stage.network.net}: its output for {len(inputs)} examples has shape "
+            f"{list(outputs.shape[1:])}; the first dimension must be the number of examples"
         )
     together, alone = outputs[:, :1].flatten(1), loop.stack.logits(inputs[:1]).flatten(1)
     size = together.abs().amax(1, keepdim=True)
@@ -283,6 +283,6 @@ def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
     # Outputs that are not finite pass: the training diverges, and its records will show that.
     if bool(((together - alone).abs() > rounding * size + 1e-6).any()):
         raise ValueError(
-            f"model: {loop.stage.network.net}: in evaluation mode its output for an image is "
-            "another one beside other images; a test accuracy would depend on the batches"
+            f"model: {loop.stage.network.net}: in evaluation mode its output for an image depends "
+            "on the other images of the batch, so a test accuracy would depend on the batch size"
         )

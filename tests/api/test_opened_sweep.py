@@ -170,7 +170,7 @@ def test_a_figure_of_ones_own_by_its_yaml_or_a_mapping_or_as_the_sweep_asks(
     stored.__dict__["_results"] = replace(
         sweep._results, layouts={"default": {"figures": [{"name": "mine", **own}]}}
     )
-    with pytest.raises(ValueError, match="names `.*by_epochs`, which is no option"):
+    with pytest.raises(ValueError, match="names `.*by_epochs`, which is not part"):
         stored.figure("mine")
     assert stored.figure("curves").axes
     trusting = replace(stored, trust=(__name__,))

@@ -38,7 +38,7 @@ def test_options_of_ours_are_trusted_however_deep_they_stand() -> None:
 )
 def test_any_other_function_is_refused(target: object) -> None:
     for config in ({"dataset": {"_target_": target}}, {"a": [{"b": [{"_target_": target}]}]}):
-        with pytest.raises(ValueError, match="there: names .*, which is no option of lt_sweeps"):
+        with pytest.raises(ValueError, match="there: names .*, which is not part of lt_sweeps"):
             check_trusted(config, where="there", trust=("mylab.net", "mylab.nets.N"))
 
 

@@ -316,7 +316,7 @@ def test_reading_somebodys_results_runs_none_of_their_code(
         for verb in ("export", "resume", "status", "report", *verbs):
             status, said = _answer(verb, sweep, out, capsys)
             if verb in ("export", "resume", "sync"):
-                assert status == 1 and f"names `{target}`, which is no option" in said, said
+                assert status == 1 and f"names `{target}`, which is not part" in said, said
         assert not ran.exists()
     assert main(["export", str(sweep), f"out={out}", "effective=false"]) == 0
     if target == "evil.touch":  # the person at the keyboard may

@@ -134,8 +134,8 @@ def test_a_module_of_the_users_that_is_edited_while_a_sweep_runs_ends_it_with_on
     status, _, err = command_line(*words, f"root={tmp_path / 'results'}")
     assert status == 1
     said = (
-        "was edited while the sweep ran; put it back, and the same command continues; with "
-        "another name, or none, it computes with the code as it is now"
+        "was edited while the sweep ran; undo the edit and repeat the command to continue, or give "
+        "another name or none to compute with the edited code"
     )
     assert err == f"error: code: {tmp_path / 'edits_itself.py'} {said}\n"
 
@@ -204,5 +204,5 @@ def test_data_that_changed_since_a_sweep_was_started_are_named(
     process.join()
     assert process.exitcode == CHANGED
     said = ours.recv()
-    assert re.match(r"data: image_folder\(path='.*pets', size=4\) reads other content", said)
+    assert re.match(r"data: the content of image_folder\(path='.*pets', size=4\) changed", said)
     assert made.missing(Store(tmp_path / "results")) == made.units

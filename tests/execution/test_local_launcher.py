@@ -118,7 +118,7 @@ def test_a_corrupt_ticket_is_named_set_aside_and_computed_again(
 def test_plan_starts_nothing(tmp_path: Path, command_line: CommandLine) -> None:
     status, out, _ = command_line("plan", *WORDS, f"root={tmp_path / 'none'}")
     assert status == 0
-    assert "10 distinct (5 stages), where each cell alone would take 12" in out
+    assert "10 distinct (5 stages), instead of 12 without sharing" in out
     assert not (tmp_path / "none").exists()
 
 

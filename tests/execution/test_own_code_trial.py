@@ -178,7 +178,7 @@ LINES = [
         model(Misfit),
         rf"model: model/model.yaml: .* inputs \[2, 1, 4, 4\] float32 .*{FILE}:\d+: Runt",
     ),
-    (model(Named), r"task.output: none, and the model returns logits; name one"),
+    (model(Named), r"task.output: not given, and the model returns logits; give"),
     (model(Narrow), r"model/model.yaml: .* give outputs \[2, 2\] float32; .* has \d+ classes"),
     (
         task("classification", loss={"_target_": HERE + "constant"}),

@@ -82,12 +82,14 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
     Submission(plan([cell()]), typed).freeze([])
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in ") as raised:
         frozen(plan([cell(seed=1)]), tmp_path, "mine")
-    of = ", of `'seed=range(2)' name=mine`: 1 of these 1 cells are not in it; choose another: "
+    of = " (`'seed=range(2)' name=mine`), which lacks 1 of these 1 cells; choose another name: "
     assert str(raised.value).endswith(of + "stored results are used again")
-    edited = r"not in it \(recipe.lr 0.01 -> 0.1\); choose another"
+    edited = r"lacks 1 of these 1 cells \(recipe.lr 0.01 -> 0.1\); choose another"
     with pytest.raises(ValueError, match=edited):
         frozen(plan([cell(recipe__lr=0.1)]), tmp_path, "mine")
-    with pytest.raises(ValueError, match="is taken by another sweep in .* 1 of these 2 cells are "):
+    with pytest.raises(
+        ValueError, match="is taken by another sweep in .* lacks 1 of these 2 cells"
+    ):
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
     unnamed = replace(settings(tmp_path, None), search="mine")
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in "):
@@ -113,7 +115,7 @@ def test_a_sweep_whose_file_was_edited_says_so_and_not_that_its_name_is_taken(
     factor.write_text("1.0")
     sweep = frozen(planned(), tmp_path, "mine")
     factor.write_text("2.0")
-    line = "code: level 1 of seed 0 is no longer what the same settings lead to"
+    line = "code: level 1 of seed 0 would now be another result, because"
     with pytest.raises(ChangedCode, match=line):
         Submission(planned(), settings(tmp_path, "mine"))
     with pytest.raises(ChangedCode, match=line):

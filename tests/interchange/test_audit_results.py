@@ -626,8 +626,8 @@ def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
         path.write_text(yaml.safe_dump(content))
     assert main(["audit", str(sweep.parent.parent)]) == 0
     out = capsys.readouterr().out
-    assert "names `os.system`, which is no option of lt_sweeps" in out
-    assert "names `lt_sweeps.storage.atomic_write.write_whole`, which is no option" in out
+    assert "names `os.system`, which is not part of lt_sweeps" in out
+    assert "names `lt_sweeps.storage.atomic_write.write_whole`, which is not part" in out
     assert not mark.exists()
 
 

@@ -146,7 +146,9 @@ def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
 )
 def test_an_init_that_does_what_no_training_would_see_is_refused(init: str, what: str) -> None:
     network = of({**ODD, "init": {"_target_": f"{__name__}.{init}"}})
-    with pytest.raises(ValueError, match=f"model.init: .*{init}` makes the net have `.*{what}"):
+    with pytest.raises(
+        ValueError, match=f"model.init: .*{init}` changes the net, which has `.*{what}"
+    ):
         network.draw(Seed(0))
 
 

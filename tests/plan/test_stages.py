@@ -191,7 +191,7 @@ def listed(init: Init, recipe: Any) -> list[Train]:
         ({"recipe__momentum": 0.9}, "recipe: optimizer=adam has betas, but no momentum"),
         ({"recipe__batch_size": 65}, "recipe.batch_size: got 65; give 1 to 64 images"),
         ({"schedule__levels": "two"}, "schedule.levels: got 'two'; give a whole number or null"),
-        ({"mask_criterion__final": None}, "mask_criterion.final: got None; noise has no moment"),
+        ({"mask_criterion__final": None}, "mask_criterion.final: got None; give a moment"),
         ({"seeds": 5}, "seeds: got 5; give a role its own seed"),
         ({"recipe__gamma": -3.0}, "recipe.gamma: got -3.0"),
         ({"recipe__warmup": "9ep"}, "recipe.warmup: got 36 steps; the length is 12"),

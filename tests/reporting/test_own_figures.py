@@ -32,7 +32,7 @@ def sweep(tmp_path: Path) -> FakeSweep:
 
 
 def test_a_stored_figure_is_drawn_only_by_a_module_that_is_trusted(sweep: FakeSweep) -> None:
-    with pytest.raises(ValueError, match=f"is not run; hint: trust={MODULE} if"):
+    with pytest.raises(ValueError, match=f"only trusted code is run; hint: trust={MODULE} if"):
         report(sweep.folder, console=Console(quiet=True))
     for trust in (None, (MODULE,)):
         folder = report(sweep.folder, console=Console(quiet=True), trust=trust)

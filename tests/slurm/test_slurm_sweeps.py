@@ -48,7 +48,7 @@ def test_submitted_it_returns_and_ends_as_on_this_machine(
     run: Run, another: Callable[[], Run]
 ) -> None:
     said = run(*WORDS)
-    assert "10 distinct (5 stages), where each cell alone would take 12" in said
+    assert "10 distinct (5 stages), instead of 12 without sharing" in said
     assert "longest chain" in said and "CPU-hours" in said and "MiB of tickets" in said
     assert "submitted 2 jobs" in said
     assert run.status == 0 and run.wait() == 0
@@ -152,7 +152,7 @@ def test_data_that_are_edited_while_jobs_queue_are_named(tmp_path: Path) -> None
     assert run.wait() == 1
     assert not list(run.root.glob("tickets/*/*.safetensors"))
     said = " ".join(run("status", str(run.sweep), status=1).split())
-    assert "data: pictures(path='pixels.npy') reads other content than when" in said
+    assert "data: the content of pictures(path='pixels.npy') changed since" in said
 
 
 def test_a_job_whose_copy_of_the_code_is_edited_stops_and_says_so(run: Run) -> None:

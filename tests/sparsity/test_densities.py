@@ -71,7 +71,7 @@ def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) ->
     [
         ({}, "give either densities or a file"),
         ({"densities": [0.1, 0.2]}, "2 numbers for 3 layers, a, b, c"),
-        ({"densities": {"a": 0.5, "b": 0.5}}, "nothing for c; give a density for every layer"),
+        ({"densities": {"a": 0.5, "b": 0.5}}, "no density for c; give one for every layer"),
         ({"densities": {"a": 1, "b": 1, "c": 1, "d": 1}}, "no layer `d`"),
         ({"densities": [51.2, 0.4, 0.2]}, "51.2 for a lies outside .0, 1.; did you mean 0.512"),
         ({"densities": [0, 0.4, 0.2]}, "0 for a lies outside .0, 1.$"),

@@ -421,9 +421,9 @@ def test_a_sync_says_that_it_waits_for_another_mirror_and_gives_up_after_one_wai
     first, last = capsys.readouterr().err.splitlines()
     root = folder.parent.parent
     assert first.startswith(
-        f"tracker: another mirror sends rows of {root} (of a sweep that runs, or"
+        f"tracker: another process sends rows of {root} (a running sweep or another"
     )
-    assert last.startswith("tracker: the other mirror was not done after ")
+    assert last.startswith("tracker: the other process was not done after ")
     assert "`lt-sweeps sync " in last and not tracker.asked
     assert Mirror(folder, tracker, Deadline()).once() == 0
     with FileLock(root / ".mirror.lock"):  # all has arrived: there is nothing to send

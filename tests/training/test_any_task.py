@@ -268,7 +268,7 @@ def test_a_model_of_several_outputs_trains_as_the_one_that_counts(tmp_path: Path
     one, _, _ = trained(tmp_path / "one", **REGRESSION)
     of_several, _, _ = trained(tmp_path / "several", **named)
     assert of_several == one
-    with pytest.raises(ValueError, match=r"task.output: none, .* value, hidden; name one"):
+    with pytest.raises(ValueError, match=r"task.output: not given, .* value, hidden; give the one"):
         trained(tmp_path / "none", **several)
 
 
@@ -364,7 +364,7 @@ def test_the_backend_suits_the_loss() -> None:
     known, cpu = TaskLoss(kind("regression")), torch.device("cpu")
     assert choose_backend(FC((1, 4, 4), 1), cpu) == "chain"
     assert choose_backend(FC((1, 4, 4), 1), cpu, known) == "loop"
-    with pytest.raises(ValueError, match="`chain` has the cross entropy alone"):
+    with pytest.raises(ValueError, match="`chain` has only the cross entropy"):
         Stack(FC((1, 4, 4), 1), 1, backend="chain", task_loss=known)
     assert choose_backend(FC((1, 4, 4), 1), torch.device("cuda"), known) == "stacked"
 

@@ -221,7 +221,7 @@ def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
     weights, grads = drawn(layout, 0), drawn(layout, 1)
     late = OwnOptimizer(Call("fixtures.strange_optimizers.Late"), weights, grads, layout, lr=0.1)
     late.step(0.1)
-    with pytest.raises(ValueError, match="keeps `late` only from a later step on"):
+    with pytest.raises(ValueError, match="adds `late` to its state after its first step"):
         late.step(0.1)
 
 

@@ -403,8 +403,8 @@ def test_a_chain_keeps_layers_without_bias():
 
 def test_a_backend_refuses_what_it_cannot_compute():
     for net, how, message in [
-        (NETS["conv"], "chain", "`chain` is for flatten, linear layers and ReLU alone"),
-        (Bare, "stacked", "`stacked` does not know tensors of Bare itself; `loop` and `vmap` do"),
+        (NETS["conv"], "chain", "`chain` has only flatten, linear layers and ReLU"),
+        (Bare, "stacked", "`stacked` cannot compute tensors of Bare itself; `loop` and `vmap` can"),
         (NETS["fc"], "fast", "stack: backend `fast`; give one of"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -19,12 +19,12 @@ from lt_sweeps.config.user_code import names_imported
 
 _LARGEST = 1 << 20  # bytes; larger files are assumed to be data and are not copied
 _LIST = ".files"  # the file that lists the names of all files of a copy
-JOB = '''"""Works on packs of a sweep with the code that lies beside this file and no other."""
+JOB = '''"""Compute packs of a sweep, with the copy of the code in this file's folder only."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # Python leaves it out where PYTHONSAFEPATH is set
+sys.path.insert(0, str(Path(__file__).parent))  # Python leaves it out if PYTHONSAFEPATH is set
 
 from lt_sweeps.execution.slurm.job import run_task
 

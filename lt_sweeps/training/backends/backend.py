@@ -97,17 +97,17 @@ def check_backend(
         raise ValueError(f"backend: `{name}` cannot draw each replicate's own noise; `loop` can")
     if name == "chain":
         if not kind.has_cross_entropy:
-            raise ValueError("backend: `chain` has the cross entropy alone; `auto` takes any loss")
+            raise ValueError("backend: `chain` has only the cross entropy; `auto` can use any loss")
         if not chain_of(module):
             raise ValueError(
-                "backend: `chain` is for flatten, linear layers and ReLU alone; `loop` can compute "
+                "backend: `chain` has only flatten, linear layers and ReLU; `loop` can compute "
                 f"{type(module).__name__}"
             )
         return
     if branches_on_data(module):
         raise ValueError(
-            f"backend: `{name}` cannot compute a model that branches on the numbers that arrive, "
-            "for which replicates differ; `loop` can"
+            f"backend: `{name}` cannot compute a model that branches on values of its inputs or "
+            "weights, because each replicate may take another branch; `loop` can"
         )
     if name == "vmap":
         if recurrent := _recurrent(module):
@@ -115,7 +115,7 @@ def check_backend(
         if in_bf16_on_cpu and (norm := _first_of((_NormBase, nn.LayerNorm), module)):
             raise ValueError(f"backend: `vmap` has no rule for {norm} in bf16 on a CPU; `loop` can")
     elif layer := unstackable(module):
-        raise ValueError(f"backend: `{name}` does not know {layer}; `loop` and `vmap` do")
+        raise ValueError(f"backend: `{name}` cannot compute {layer}; `loop` and `vmap` can")
 
 
 def make_backend(name: str, module: nn.Module, views: StackViews) -> Backend:
