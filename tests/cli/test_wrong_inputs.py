@@ -29,7 +29,7 @@ WRONG = {
     "dataset=synthetic model=recurrent backend=chain": "backend: `chain` has only flatten, linear ",
     "model=fc,resnet20 backend=chain": "backend: `chain` has only *; `loop` can compute ResNet",
     "model=recurrent backend=vmap": "backend: `vmap` has no rule for LSTM; `loop` can compute it",
-    "dataset=diabetes recipe.batch_size=32 backend=chain": "backend: `chain` has only the cross entropy",
+    "dataset=diabetes recipe.batch_size=32 backend=chain": "backend: `chain` has only the cross ",
     "model=resnet20 precision=bf16 backend=vmap": "backend: `vmap` has no rule for BatchNorm2d in ",
     "precision=fp16": "precision: got 'fp16'; did you mean `bf16`?; give one of float32, tf32",
     "schedule.sparsity=0.9": "schedule: got levels=12 and sparsity=0.9; *: schedule.levels=null ",
