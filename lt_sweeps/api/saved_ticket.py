@@ -121,8 +121,11 @@ class SavedTicket:
         """
         return self._network(at).measure(split)
 
-    def examples(self, split: Literal["val", "test"] = "test") -> tuple[Tensor, Tensor]:
-        """The examples of a split as inputs of the network, and their labels `[N]`."""
+    def examples(self, split: Literal["train", "val", "test"] = "test") -> tuple[Tensor, Tensor]:
+        """The examples of a split as inputs of the network, and their labels `[N]`.
+
+        Training examples are not augmented, and in the order of the data set.
+        """
         return self._network("end").examples(split)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.execution.materialize import Missing, ticket
 from lt_sweeps.plan.stages import Evaluate, Search
 from lt_sweeps.plan.unit import Unit
@@ -16,6 +17,8 @@ from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.evaluation import Score, mean_scores
 from lt_sweeps.training.training_loop import TrainingLoop
+
+_SCORED = ("val", "test")  # splits whose scores records hold
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class StoredNetwork:
 
         Raises: ValueError: the split is unknown, or its batch norms' statistics are not stored.
         """
-        _check_split(split)
+        _check_split(split, *_SCORED)
         self._check()
         samples = self.loop.masking.samples if split == "test" else 1
         scores = []
@@ -80,9 +83,11 @@ class StoredNetwork:
     def examples(self, split: str) -> tuple[Tensor, Tensor]:
         """Return a whole split: normalised inputs `[N, C, H, W]` and labels `[N]`.
 
+        Training images are not augmented, and in the order of the data set.
+
         Raises: ValueError: the split is unknown.
         """
-        _check_split(split)
+        _check_split(split, "train", *_SCORED)
         images, labels = zip(*self.loop.batches.evaluation(split), strict=True)
         return torch.cat(images).cpu(), torch.cat(labels).cpu()
 
@@ -107,6 +112,7 @@ def _only_scored(unit: Unit) -> bool:
     return isinstance(unit.stage, Evaluate) and not unit.stage.stores_ticket
 
 
-def _check_split(split: str) -> None:
-    if split not in ("val", "test"):
-        raise ValueError(f"ticket: no split {split!r}; there are val, test")
+def _check_split(split: str, *allowed: str) -> None:
+    if split not in allowed:
+        given = repr(split) if isinstance(split, str) else f"a {type(split).__name__}"
+        raise ValueError(f"ticket: split: got {given}; give {listed(allowed)}")

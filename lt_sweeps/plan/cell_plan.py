@@ -49,6 +49,9 @@ class Planned:
     signature: str
     labels: Mapping[str, str | None]
 
+    def __repr__(self) -> str:
+        return f"Planned({self.signature}/{self.seed}: {len(self.trainings)} trainings)"
+
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
         """All trainings of the cell, for its seed."""

@@ -123,6 +123,23 @@ def test_what_is_done_to_a_mask_or_a_module_changes_no_ticket(sweep: Sweep) -> N
     assert {ticket: 1}[sweep.ticket(stage=ticket.stage, seed=0)] == 1  # it can be a key
 
 
+def test_training_images_are_those_that_it_was_trained_on(sweep: Sweep) -> None:
+    ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
+    x, y = ticket.examples("train")
+    dataset = ticket.run.last.training.task.dataset
+    given = dataset.load()["train"]
+    assert len(x) == len(y) == dataset.train_size and y.equal(given.targets)
+    assert x.equal(given.inputs / dataset.scale)
+    with pytest.raises(ValueError, match=r"^ticket: split: got 'tests'; give train, val, test$"):
+        ticket.examples("tests")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^ticket: split: got a FC; give val, test$"):
+        ticket.evaluate(ticket.module())  # type: ignore[arg-type]
+
+
+def test_a_cell_is_short_in_a_notebook(sweep: Sweep) -> None:
+    assert len(repr(sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01}).run)) < 100
+
+
 def test_the_parent_is_the_ticket_that_it_was_pruned_from(sweep: Sweep) -> None:
     ticket = sweep.ticket(level=2, seed=0, **{"recipe.lr": 0.01})
     parent = ticket.parent
