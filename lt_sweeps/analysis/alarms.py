@@ -45,8 +45,8 @@ def _diverged_lines(curves: Sequence[Curve]) -> Iterator[str]:
 def _unmeasured(analysis: Analysis) -> Iterator[str]:
     for curve in analysis.unmeasured:
         yield (
-            f"{curve.panel}: {curve.label} has no {analysis.metric}, by which the tables compare; "
-            f"its task is judged by {curve.metric.words}. Only records.csv has its rows."
+            f"{curve.panel}: {curve.label} has no {analysis.metric}, which the tables compare; "
+            f"its task is judged by {curve.metric.words}. Its rows are only in records.csv."
         )
 
 
@@ -70,8 +70,8 @@ def _several_dense(curves: Sequence[Curve]) -> Iterator[str]:
             places = ", ".join(dict.fromkeys(" ".join(point.at) for point in dense))
             yield (
                 f"{curve.panel}: {curve.label} has {len(dense)} dense networks ({places}), so it "
-                "has no endpoint that is measured from dense. Leave out of `report.along` what "
-                "changes the dense network."
+                "has no endpoint that is measured from dense. Remove the keys that change the "
+                "dense network from `report.along`."
             )
 
 

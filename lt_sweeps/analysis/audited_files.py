@@ -167,7 +167,7 @@ def _content_fault(manifest: Manifest) -> str:
         content = digest([vars(cell) for cell in manifest.cells])
     else:
         content = digest([[cell.signature, cell.seed] for cell in manifest.cells])
-    return "" if content == manifest.content else "its cells are not those it was written for"
+    return "" if content == manifest.content else "its cells do not match `content`, their hash"
 
 
 def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -> AuditedCell:
@@ -217,7 +217,7 @@ def _config(
             cell = frozen[differing.index([])]
             choices, config = cell.labels, cell.config
         elif differing:
-            fault = f"{', '.join(differing[0])} differ from what the manifest holds"
+            fault = f"{', '.join(differing[0])} differ from the manifest"
         else:
             choices, config = content["choices"], Config(content["config"])
     except FileNotFoundError:

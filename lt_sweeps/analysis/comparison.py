@@ -41,8 +41,8 @@ def matching_curves(
     between = [k for k in differences([*ours, *others]) if k not in within and k in known]
     if len(between) > 1 and not set(between) <= set(by):
         raise ValueError(
-            f"compare: the two differ in {listed(between)}; one of these may differ, or name all "
-            f"that are meant to: by={','.join(between)}"
+            f"compare: the two differ in {listed(between)}; give sweeps that differ in one key, or "
+            f"name all keys that may differ: by={','.join(between)}"
         )
     pairs = [
         (a, b)

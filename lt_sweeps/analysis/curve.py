@@ -214,8 +214,8 @@ def _judged_by(cells: Sequence[CellResults]) -> str:
     kinds = sorted({cell.judged_by for cell in cells} - {""})
     if len(kinds) > 1:
         raise ValueError(
-            f"report.along: cells of one line are judged by {', '.join(kinds)}; leave out of "
-            "`along` what changes the task"
+            f"report.along: cells of one line are judged by {', '.join(kinds)}; remove the keys "
+            "that change the task from `along`"
         )
     return kinds[0] if kinds else ""
 

@@ -63,7 +63,7 @@ def names_and_labels(
             if owner != name:
                 raise ValueError(
                     f"report.labels: `{called}` of `{panel}` would mean both {owner} and {name}; "
-                    "give each line a label that no other has"
+                    "give each line a label of its own"
                 )
     return names, legend
 

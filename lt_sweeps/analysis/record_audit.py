@@ -173,14 +173,16 @@ def _audit_seeds(tickets: Mapping[Path, Mapping[str, Any]], findings: Findings) 
             findings.leave_out("seeds", "every seed begins with the same pretrained weights")
             continue
         if (about["stage"], about["seed"]) in diverged:
-            findings.leave_out("seeds", "the training diverged: NaN in all weights is no copy")
+            findings.leave_out(
+                "seeds", "the training diverged; tickets full of NaN are always equal"
+            )
             continue
         if not about["seed"].isdigit():
-            findings.leave_out("seeds", "roles of the seed have seeds of their own")
+            findings.leave_out("seeds", "some of the seed's roles have their own seeds")
             continue
         first = seen.setdefault((about["stage"], about["moment"], about["body_sha256"]), path)
         equal |= {first, path} if first != path else set()
-        fault = f"it has the tensors of {first.name}" if first != path else ""
+        fault = f"its tensors equal those of {first.name}" if first != path else ""
         findings.compare("seeds", path, fault)
     return equal
 

@@ -223,7 +223,7 @@ def _content(
         content = content if content.get("choices") else written
     except FileNotFoundError:
         if stored.records and not content.get("choices"):
-            faults.append(f"{path}: missing; records.jsonl beside it cannot be placed without it")
+            faults.append(f"{path}: missing; without it the cell of records.jsonl is unknown")
     except DamagedFile as error:
         faults.append(str(error))
     return content

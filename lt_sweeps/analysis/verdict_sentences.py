@@ -72,8 +72,8 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         says.append(f"{tests}: fewer than two seeds, or no spread at all.")
     if uneven := sum(v.comparison.is_uneven for v in verdicts):
         says.append(
-            f"{uneven} compare two seeds with more by Welch's test, whose p can then be too small "
-            "by half; equivalence is not tested there."
+            f"{uneven} compare a line of two seeds with a line of more by Welch's test, whose p "
+            "can then be too small by half; equivalence is not tested there."
         )
     return says
 

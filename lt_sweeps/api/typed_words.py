@@ -51,7 +51,7 @@ def plan_words(*words: str, **keyed: object) -> SweepPlan:
         lines = [line.rstrip() for line in process.stdout or () if line.rstrip() != PLANNING]
     folder = _FOLDER.search("\n".join(lines))
     if process.returncode or folder is None:
-        raise ValueError(_mistake(lines) or "plan: these words plan nothing")
+        raise ValueError(_mistake(lines) or "plan: these words do not plan a sweep")
     return SweepPlan(words, "\n".join(lines).rstrip(), Path(folder[1]))
 
 
@@ -75,7 +75,7 @@ def run_words(*words: str, **keyed: object) -> Sweep:
             lines.append(line)
             folder = folder or _FOLDER.search(line)
     if folder is None:
-        raise ValueError(_mistake(lines) or "run: these words run nothing")
+        raise ValueError(_mistake(lines) or "run: these words do not start a sweep")
     if process.returncode:
         raise RuntimeError(f"run: ended with status {process.returncode}: {_mistake(lines)}")
     if not (sweep := SweepFolder(Path(folder[1]))).exists:

@@ -190,12 +190,14 @@ def _signature(target: str) -> inspect.Signature:
         if not inspect.isbuiltin(_resolve(target)):
             raise
         raise ValueError(
-            f"`{target}` is built into Python and does not say what it takes; call it in a "
-            "function of your own"
+            f"`{target}` is built into Python, and its signature cannot be read; give a function "
+            "of your own that calls it"
         ) from None
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ValueError(f"`{target}` takes `{parameter}`; give each argument a name instead")
+            raise ValueError(
+                f"`{target}` takes `{parameter}`; write a function that names each argument"
+            )
     return signature
 
 

@@ -139,8 +139,8 @@ def _check_values(values: Any, where: str) -> None:
         for key, value in values.items():
             if not isinstance(key, str):
                 raise ValueError(
-                    f"{where}: the key {key!r} is not a text, and the jobs of a sweep would read "
-                    "it as one; quote it in a yaml, or give a list"
+                    f"{where}: the key {key!r} is not a string, and the sweep's jobs would read it "
+                    "as one; put it in quotes in a yaml, or give a list"
                 )
             _check_values(value, f"{where}.{key}")
     elif isinstance(values, list):

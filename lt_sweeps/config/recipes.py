@@ -223,9 +223,9 @@ def _decay(given: str | Mapping[str, Any], length: int, per_epoch: int) -> str |
     for step, factor in reversed(first.items()):
         if (again := _factor(call, step, length, per_epoch)) != factor:
             raise ValueError(
-                f"recipe.decay: {call} gives {factor!r} at step {step} of {length}, and then "
-                f"{again!r}; a resumed training would have other rates, so it is a function of "
-                "the step alone"
+                f"recipe.decay: {call} gives {factor!r} at step {step} of {length}, and {again!r} "
+                "when called again; a resumed training would have other learning rates, so compute "
+                "it from the step alone"
             )
     return call
 
@@ -282,8 +282,8 @@ def _name(value: Any) -> str:
     name = getattr(value, "__qualname__", None) or str(value)
     if re.search(r" at 0x[0-9a-f]+", name):
         raise ValueError(
-            f"recipe: a default {name} has no name that a stage key could hold; give the argument "
-            "in the recipe, or wrap the function in one without it"
+            f"recipe: the default {name} of an argument cannot be part of a stage key; give the "
+            "argument in the recipe, or wrap the function in one without it"
         )
     return name
 

@@ -234,8 +234,8 @@ def _check_compiled(file: Path, tree: ast.Module, size: int, name: str) -> None:
         return  # Python itself reports the error, or compiles the file
     if not same:
         raise ValueError(
-            f"`{name}`: Python runs {compiled}, which was compiled from other code than {file} "
-            "holds, of the same size and time; delete it"
+            f"`{name}`: Python runs {compiled}, compiled from other code than {file} holds now, "
+            f"with the same size and time; delete {compiled}"
         )
 
 

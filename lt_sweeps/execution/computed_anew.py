@@ -90,6 +90,6 @@ def _code_or_data(cell: Planned, sweep: SweepFolder, explained: bool) -> list[st
     if explained or edited or (now and not sweep.code):
         return edited
     then, data = data_of(cell.units), sweep.manifest.data
-    other = [f"{name} reads other data" for name in then if data.get(name, "") != then[name]]
+    other = [f"the data of {name} changed" for name in then if data.get(name, "") != then[name]]
     versions = {pack.machine.code_version for pack in sweep.manifest.packs[:1]} - {code_version()}
     return other or [f"lt_sweeps {version} became {code_version()}" for version in versions]

@@ -95,8 +95,8 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
         outputs = picked(module.eval()(x))
     if len(outputs) != len(x):
         raise ValueError(
-            f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; an output "
-            "starts with the number of examples"
+            f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; the first "
+            "dimension must be the number of examples"
         )
     axis, classes = task.kind.class_axis, task.dataset.classes or 0
     of_classes = y.dtype == torch.int64 and outputs.dim() == y.dim() + 1
@@ -145,7 +145,7 @@ def _score(criterion: Criterion, yamls: _Yamls) -> None:
         scores = criterion.call(**evidence)
     if not isinstance(scores, Tensor) or scores.shape != (_WEIGHTS,):
         raise ValueError(
-            f"mask_criterion: {yamls.of('mask_criterion')}: of {_WEIGHTS} weights it returns "
+            f"mask_criterion: {yamls.of('mask_criterion')}: for {_WEIGHTS} weights it returns "
             f"{_form(scores)}; a criterion gives each weight one number"
         )
 
@@ -159,7 +159,7 @@ def _act(group: str, call: Call, shape: tuple[int, ...], yamls: _Yamls) -> None:
         weights = call(**{n: x for n, x in evidence.items() if n in OF_ACTIONS})
     if not isinstance(weights, Tensor) or not _fits(weights.shape, shape):
         raise ValueError(
-            f"{group}: {yamls.of(group)}: of a layer of {list(shape)} it returns "
+            f"{group}: {yamls.of(group)}: for a layer of {list(shape)} it returns "
             f"{_form(weights)}; a {group} gives each weight of the layer one number"
         )
 
@@ -271,7 +271,7 @@ def _in_a_process_of_its_own(trials: Sequence[_Trial]) -> str:
     yamls = ", ".join(dict.fromkeys(trial.named for trial in trials))
     try:
         if not ours.poll(_SECONDS):
-            return f"{yamls}: two examples take more than {_SECONDS:.0f} seconds, or for ever"
+            return f"{yamls}: a trial on two examples is not done after {_SECONDS:.0f} seconds"
         return ours.recv()
     except EOFError:
         process.join(5)

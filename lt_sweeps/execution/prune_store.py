@@ -43,14 +43,15 @@ class Removable:
     def sentences(self, name: str) -> Iterator[str]:
         """Describe the files that can be deleted, and the time to compute them again."""
         count, size = sum(map(len, self.files.values())), self.bytes / 2**20
-        yield f"{name}: {count:,} files, {size:,.1f} MiB, of {len(self.files):,} trainings can go"
+        many = len(self.files)
+        yield f"{name}: {count:,} files of {many:,} trainings can be removed, {size:,.1f} MiB"
         ended = [unit for unit, paths in self.files.items() if self._end(unit) in paths]
         costs = [read_cost(self.root / "tickets" / key, seed).seconds for key, seed in ended]
         known = [seconds for seconds in costs if seconds is not None]
         if ended:
             yield (
-                f"computing them again would take {readable(sum(known))}, by what {len(known):,} "
-                f"of {len(ended):,} tickets took; weights that are only drawn take none"
+                f"computing them again would take {readable(sum(known))}, the recorded time of "
+                f"{len(known):,} of {len(ended):,} tickets; initial weights take no time"
             )
         if self.needed:
             yield f"{self.needed:,} files stay: a sweep under {self.root} needs them"
@@ -112,7 +113,7 @@ def keep_only(sweep: SweepFolder, keep: str) -> list[str]:
     if keep == "all":
         return []
     if others := sweep.running():  # may include a process that was killed a moment ago
-        say = f"nothing is removed while {', '.join(others)} may be at work on the sweep"
+        say = f"nothing is removed, because {', '.join(others)} may still run the sweep"
         return [f"keep={keep}: {say}; the same command removes it later"]
     removable = _removable(sweep.root, only=sweep.folder.resolve(), keep=keep)
     return [f"keep={keep}: removed {removable.drop():,} files"] if removable.files else []
@@ -142,7 +143,7 @@ def _records(sweep: SweepFolder) -> list[CellRecords]:
         return sweep.records()
     except (DamagedFile, NewerFormat) as error:
         raise ValueError(
-            f"prune-store: nothing is removed while it is not known what a sweep needs: {error}"
+            f"prune-store: nothing is removed, because a sweep's needs are unknown: {error}"
         ) from None
 
 

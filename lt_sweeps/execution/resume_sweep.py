@@ -61,6 +61,9 @@ def resumed(sweep: SweepFolder) -> Submission:
         os.chdir(started_in)
     except OSError as error:
         here = os.getcwd()
-        say(f"resume: it was started in {started_in} ({error.strerror}); paths start in {here}")
+        say(
+            f"resume: cannot enter {started_in}, where the sweep was started ({error.strerror}); "
+            f"relative paths start in {here}"
+        )
     named = {"root": sweep.root, "name": sweep.folder.name, "dry_run": False, "search": None}
     return Submission(plan(cells), replace(RunSettings.of(cells), **named))

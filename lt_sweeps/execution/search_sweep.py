@@ -97,8 +97,8 @@ def _check_objective(config: DictConfig) -> None:
     objective.check_direction(str(getattr(said, "name", said)), task)
     if objective.looks_at_test:
         _log.warning(
-            "objective: %s: what is tuned on the test set is reported too well on it; "
-            "val_accuracy leaves the test set for the result",
+            "objective: %s: a search that is tuned on the test set reports too good a test "
+            "result; val_accuracy keeps the test set for the result",
             config.objective,
         )
 

@@ -162,8 +162,8 @@ class Submission:
             for shared in shared_examples(splits):
                 if shared.is_a_mistake:
                     raise ValueError(
-                        f"dataset: {task.call}: {shared}; a score on images that were trained on, "
-                        "or chosen by, says nothing"
+                        f"dataset: {task.call}: {shared}; a score says nothing if its images were "
+                        "also used for training or for model selection"
                     )
                 _log.warning("dataset: %s: %s", task.call, shared)
 

@@ -120,7 +120,8 @@ def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, s
             whole[name] = "it shares its weight with another layer"
         elif (flow := trial.flow(name)) is None:
             whole[name] = (
-                "its outputs are the network's own, or not only layers without groups read them"
+                "its outputs are the network's outputs, or are read by a layer with groups or by "
+                "another operation"
             )
         else:
             flows.append(flow)
@@ -134,7 +135,7 @@ def _of_other_kinds(net: nn.Module) -> dict[str, str]:
         matrices = any(p.ndim > 1 for p in part.parameters(recurse=False))
         if matrices and not isinstance(part, WEIGHTED):
             kind = type(part).__name__
-            whole[name or kind] = f"{kind} is of a kind that is never made smaller"
+            whole[name or kind] = f"layers of type {kind} are never made smaller"
     return whole
 
 
@@ -175,7 +176,7 @@ def _shrink(net: nn.Module, flow: Flow, inputs: Tensor, outputs: Tensor) -> str:
         return ""
     for part, own in zip(parts, before, strict=True):
         _set(part, own)
-    return "the network without some of its outputs differs"
+    return "without some of its channels the network computes something else"
 
 
 Shares = tuple[int, Tensor]

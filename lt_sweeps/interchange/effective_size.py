@@ -117,7 +117,7 @@ def _doubt(network: Network) -> str:
         if grad is not None and not (
             grad.isfinite().all() and grad.min() >= -rounding < grad.max()
         ):
-            return f"behind {name} is a function through which no path is followed"
+            return f"a function after {name} cannot be followed weight by weight"
     return ""
 
 

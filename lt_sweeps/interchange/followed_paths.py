@@ -72,7 +72,7 @@ class Paths(TorchFunctionMode):
     ) -> Any:
         given, name = kwargs or {}, getattr(func, "__name__", "")
         if name in _BLOCK:
-            raise Unfollowed(f"it calls {name}, through which no path is followed")
+            raise Unfollowed(f"it calls {name}, which cannot be followed weight by weight")
         if name in _PASS:
             return args[0]
         if name in _GATES:

@@ -151,8 +151,9 @@ def _check_other_sweeps(
         stored = folder.read().records
         if (owner := others.get(folder.path)) and stored and [*stored] != rows:
             raise ValueError(
-                f"import: sweep {owner} holds other results as seed {folder.path.name} of a file "
-                "of this name; rename the file, or give another seed, model, dataset or method"
+                f"import: sweep {owner} has different results for seed {folder.path.name} of a "
+                "file with this name; rename the file, or give another seed, model, dataset or "
+                "method"
             )
 
 

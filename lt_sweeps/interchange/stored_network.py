@@ -43,7 +43,7 @@ class StoredNetwork:
         elif store.has(stage.key, unit.seed, "best"):
             found = store.read(stage.key, unit.seed, "best")
         else:
-            raise Missing(f"the weights of its best evaluation, at step {step}; at='end' is stored")
+            raise Missing(f"its weights at the best evaluation (step {step}); at='end' is stored")
         loop = TrainingLoop([unit], store, Machine(str(device)), moments=[frozenset()])
         if _only_scored(unit):
             loop.start(found)  # estimates the statistics of batch norms
@@ -102,8 +102,8 @@ class StoredNetwork:
     def _check(self) -> None:
         if isinstance(self.unit.stage, Search) and self.unit.stage.network.normalised:
             raise ValueError(
-                "ticket: a search scores networks with statistics of batch norms that nothing "
-                "stores; its mask is there (`ticket.mask`)"
+                "ticket: a search evaluates with batch-norm statistics that are not stored; only "
+                "its mask can be read (`ticket.mask`)"
             )
 
 

@@ -14,7 +14,7 @@ from lt_sweeps.plan.cell_plan import Planned, planned_cell
 from lt_sweeps.plan.stages import Work
 from lt_sweeps.storage.run_folder import RunFolder
 
-CURE = "run the sweep again, which computes it anew"
+CURE = "run the sweep again, which recomputes it"
 """How to repair a damaged ticket."""
 
 

@@ -110,7 +110,7 @@ def check_computes(ticket: Ticket, *, where: str) -> None:
     if ticket.learned:
         raise ValueError(
             f"{where}: the mask of this ticket is learned, so these are not the weights it "
-            "computes with; hint: export the training that its hard mask is trained in"
+            "computes with; hint: export a ticket of the training under its hard mask"
         )
 
 

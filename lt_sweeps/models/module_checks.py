@@ -17,12 +17,12 @@ def check_prunable(
     """Raises: ValueError: there is nothing to prune, or a prunable layer cannot be pruned."""
     if not parameters:
         raise ValueError(
-            f"model: {net} has no parameters; a layer in a list or dict of Python "
-            "has none, so put it in a `torch.nn.ModuleList`"
+            f"model: {net} has no parameters; torch ignores layers in a Python list or "
+            "dict, so put them in a `torch.nn.ModuleList`"
         )
     if not layers:
         raise ValueError(
-            f"model.prunable: it leaves no weight of {net}; there are {offered(parameters)}"
+            f"model.prunable: no weight of {net} is left to prune; there are {offered(parameters)}"
         )
     for layer in layers:
         if not layer.size:

@@ -116,7 +116,9 @@ class Network:
         if self.weights is not None:
             check_fit(self._outline, self.weights, self.redraw, self.head, self.net)
         elif self.redraw:
-            raise ValueError(f"model.redraw: got {listed(self.redraw)}; it goes with model.weights")
+            raise ValueError(
+                f"model.redraw: got {listed(self.redraw)} without model.weights; give both"
+            )
 
     @property
     @functools.cache  # noqa: B019 (networks are few)
@@ -249,8 +251,8 @@ class Network:
         saved = state_of(self._outline)
         if other := sorted(state.keys() ^ saved.keys()):
             raise ValueError(
-                f"model: {self.net} has {', '.join(other[:3])} on the CPU or on torch's device "
-                "`meta` alone; build the same tensors on both (torch's `orthogonal` does with "
+                f"model: {self.net} has {', '.join(other[:3])} only on the CPU or only on torch's "
+                "device `meta`; build the same tensors on both (torch's `orthogonal` does with "
                 "use_trivialization=False)"
             )
         if self.weights is not None and not index:  # an `index` draws everything

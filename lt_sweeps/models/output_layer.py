@@ -40,8 +40,8 @@ def check_output_layer(module: nn.Module, outputs: Tensor, net: Call) -> None:
     others = _nearest_to(outputs, module)
     if others and head not in others:
         raise ValueError(
-            f"model: {net} computes its outputs by {others[-1]}, and {head}, which it constructs "
-            f"last, would be taken for the output layer; say which it is: ++model.head={others[-1]}"
+            f"model: {net} computes its outputs with {others[-1]} but constructs {head} last, "
+            f"which would count as the output layer; name the right one: ++model.head={others[-1]}"
         )
 
 

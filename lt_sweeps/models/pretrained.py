@@ -76,7 +76,7 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
     if any(name.startswith(LEARNED) for name in named):
         raise ValueError(
             f"{_WHERE}: `{path}` is a ticket whose mask is learned, and its weights without that "
-            "mask are another network; give the training that its hard mask is trained in"
+            "mask are another network; give a ticket of the training under its hard mask"
         )
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor

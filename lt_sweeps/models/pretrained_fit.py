@@ -53,7 +53,7 @@ def check_fit(
         which = f"{net} has" if absent or other else f"{net} does not have"
         raise ValueError(
             f"model.weights: `{weights.path}` {how} {', '.join(misfit[:3])}{more}, which "
-            f"{which}; name in model.redraw what is not taken from it, or give other weights"
+            f"{which}; list in model.redraw the tensors not to take from it, or give other weights"
         )
 
 

@@ -77,9 +77,9 @@ class Recurrent(nn.Module):
         super().__init__()
         if (len(input_shape) == 1) != (vocabulary is not None) or len(input_shape) > 3:
             raise ValueError(
-                f"Recurrent: inputs of {list(input_shape)} and vocabulary={vocabulary}; it takes "
-                "[T] tokens with `vocabulary`, how many there are, or without it sequences "
-                "[T, features] or images [C, H, W]"
+                f"Recurrent: inputs of {list(input_shape)} and vocabulary={vocabulary}; give [T] "
+                "tokens with `vocabulary` (the number of different tokens), or sequences "
+                "[T, features] or images [C, H, W] without it"
             )
         self.tokens = None if vocabulary is None else nn.Embedding(vocabulary, width)
         features = input_shape[-1] * (input_shape[0] if len(input_shape) == 3 else 1)

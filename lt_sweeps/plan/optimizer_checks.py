@@ -30,7 +30,7 @@ def make_optimizer(
     if weight_decay is not None and "weight_decay" in call.names:
         decay = {"weight_decay": weight_decay}
     elif weight_decay:
-        raise ValueError(f"{where} takes no weight_decay, and a learned mask asks for one")
+        raise ValueError(f"{where} takes no weight_decay, which a learned mask needs")
     arguments: Mapping[str, Any] = {**call.args, **decay, "params": list(parameters), "lr": lr}
     try:
         optimizer = call.function(**arguments)

@@ -106,7 +106,7 @@ def _fault(
     try:
         ticket = _read(store, stage.key, seed, moment, seen[0])
     except FileNotFoundError:
-        return "a link to nothing"
+        return "a link to a file that does not exist"
     except DamagedFile as error:
         return error.reason
     facts = store.facts(stage.key, seed, moment)

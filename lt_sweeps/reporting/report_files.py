@@ -117,7 +117,7 @@ def report_changes(
         # Other stages are a change even if the numbers are equal: another version of the code or
         # another recipe happened to reach the same accuracies.
         elif before["stages"] != list(now[name].stages):
-            changes.append(f"{name}: it rests on other stages{_stage_diff(before, now[name])}")
+            changes.append(f"{name}: it is based on other stages{_stage_diff(before, now[name])}")
     changes += [
         f"{name}: new, not in the written report" for name in now if name not in written["figures"]
     ]

@@ -110,6 +110,6 @@ def _evidence(
         near = nearest(unknown[0], allowed) or ";"
         raise ValueError(
             f"{where}: `{call.target}` names evidence {listed(unknown)}{near} it can have "
-            f"{listed(allowed)}, and an argument with a default is a key of its yaml"
+            f"{listed(allowed)}; annotate other arguments with their type, such as float"
         )
     return names

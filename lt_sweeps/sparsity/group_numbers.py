@@ -124,7 +124,7 @@ def _users(function: Call, layer: Layer) -> Tensor:
         raise ValueError(
             f"{where} gives {layer.name} a tensor of shape {list(given.shape)} and "
             f"{str(given.dtype).removeprefix('torch.')}; give each of its weights "
-            f"{list(layer.shape)} the whole number of its group, below 0 for what stays whole"
+            f"{list(layer.shape)} the number of its group, an integer, or -1 to never prune it"
         )
     some, given = given >= 0, given.long()
     dense = torch.full(layer.shape, WHOLE)

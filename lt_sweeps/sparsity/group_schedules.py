@@ -44,7 +44,7 @@ def group_counts(
     whole = [layer.name for layer in layers if not len(groups.sizes[layer.name])]
     if whole:
         why = " (its rows are classes)" if granularity.word in ("filter", "neuron") else ""
-        yield f"{granularity}: {', '.join(whole)} stays whole{why}"
+        yield f"{granularity}: {', '.join(whole)} is not pruned{why}"
     # The same layers compete at every level; `levels` is one such competition, level by level.
     runs = (group_competitions(target, layers, groups) for target in schedule)
     for levels in zip(*runs, strict=True):

@@ -74,7 +74,8 @@ def prune(
             stays = score
         elif groups is None and count > len(score):
             raise ValueError(
-                f"schedule: level {level} keeps {count} weights of {place}; {len(score)} are left"
+                f"schedule: level {level} keeps {count} weights of {place}, and only {len(score)} "
+                "are left"
             )
         else:
             stays = competition.keep_top(score, kept, ties)

@@ -37,4 +37,4 @@ def read_pickle(path: Path) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # a pickle parser may raise anything for other bytes
-        raise DamagedFile(path, "cannot be read as a file of tensors and nothing else") from None
+        raise DamagedFile(path, "cannot be read as a file that holds only tensors") from None

@@ -138,7 +138,7 @@ class RunFolder:
             else:
                 faults.append(f"{location}: {parsed}")
         if not faults and checksum and checksum != _checksum(content):
-            fault = "not the records that DONE was written for"
+            fault = "not the records whose checksum DONE holds"
             faults.append(f"{self.records}: {fault}; {_CURE}")
         if not faults and (fault := _miscounted(records, stages, done)):
             faults.append(f"{self.records}: {fault}; {_CURE}")

@@ -220,7 +220,7 @@ def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:
         size = _BYTES.get(kind, 0) if isinstance(kind, str) else 0
         counts = fits(shape, list[int]) and all(count >= 0 for count in shape or ())
         if not size or not counts or last - first != size * math.prod(shape or ()):
-            return f"its header says of {shortened(name)} what cannot be"
+            return f"its header has an impossible type, shape or place of {shortened(name)}"
         if first != end or name < before.get(kind, ""):
             return "its tensors are not in the order in which they were written"
         end, before[kind] = last, name

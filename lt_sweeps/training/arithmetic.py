@@ -47,7 +47,7 @@ class Arithmetic:
         if device.type != "cuda":
             if self.precision == "tf32":
                 raise ValueError(
-                    f"precision: got tf32 on a {device.type}, which has none; give float32 or "
+                    f"precision: got tf32 on a {device.type}, which has no tf32; give float32 or "
                     "bf16, or a GPU (device=cuda)"
                 )
             return
@@ -96,8 +96,8 @@ class Arithmetic:
             if not (missing := re.match(r"(\S+) does not have a deterministic", str(error))):
                 raise
             raise ValueError(
-                f"deterministic: `{missing[1]}` repeats its bytes on no GPU, and the model uses "
-                "it; give deterministic=false"
+                f"deterministic: the model uses `{missing[1]}`, which has no deterministic kernel "
+                "on a GPU; give deterministic=false"
             ) from None
         finally:
             before.use()

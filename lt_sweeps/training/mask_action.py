@@ -134,8 +134,8 @@ class MaskAction:
         own = self.moments()
         if own.keys() - moments.keys():
             raise ValueError(
-                f"recipe.optimizer: {self.recipe.optimizer} cannot go on with the momentum of "
-                "another optimizer, which this method keeps; give both trainings the same"
+                f"recipe.optimizer: {self.recipe.optimizer} cannot continue with the momentum of "
+                "another optimizer, which this method keeps; give both trainings one optimizer"
             )
         for name, tensor in own.items():
             tensor.copy_(moments[name])

@@ -269,7 +269,7 @@ class TrainingLoop:
         statistics are first estimated from `batches` training batches.
         """
         if self.stopped():
-            raise Interrupted("stopped in a search, which starts anew")
+            raise Interrupted("stopped in a search, which restarts from its beginning")
         self.progress(self.step)
         self._estimate_statistics(batches)
         main = self.stage.training.task.kind.main_metric

@@ -83,8 +83,8 @@ def test_a_line_with_two_dense_networks_is_named(sweep: FakeSweep) -> None:
     (both,) = analyses(results, {"along": ["recipe.lr"]}).values()
     assert raised_alarms(both) == [
         "fc on digits: large_final has 2 dense networks (recipe.lr=0.1, recipe.lr=0.2), so it has "
-        "no endpoint that is measured from dense. Leave out of `report.along` what changes the "
-        "dense network."
+        "no endpoint that is measured from dense. Remove the keys that change the dense network "
+        "from `report.along`."
     ]
     ((curve, ends),) = both.endpoints
     assert curve.dense is None

@@ -307,8 +307,8 @@ def test_a_cell_that_does_not_measure_the_metric_is_named_and_keeps_its_records(
     asked = {"metrics": ["test_accuracy"], "labels": {"large_final": "ours"}}
     (one,) = analyses(read_results(sweep.folder, metrics=[]), asked).values()
     assert raised_alarms(one) == [
-        "fc on diabetes: large_final has no test_accuracy, by which the tables compare; its task "
-        "is judged by test RMSE. Only records.csv has its rows."
+        "fc on diabetes: large_final has no test_accuracy, which the tables compare; its task "
+        "is judged by test RMSE. Its rows are only in records.csv."
     ]
     assert len(records_table(one.every_curve)) == 4 and len(records_table(one.curves)) == 2
 

@@ -283,8 +283,8 @@ def test_a_foreign_launcher_runs_every_cell_by_itself(multirun: Multirun) -> Non
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("{1: 0.5}", ".t: the key 1 is not a text, and the jobs of a sweep would read it as one; "),
-        ("[{true: 0}]", ".t.0: the key True is not a text, and the jobs of a sweep would read it"),
+        ("{1: 0.5}", ".t: the key 1 is not a string, and the sweep's jobs would read it as one; "),
+        ("[{true: 0}]", ".t.0: the key True is not a string, and the sweep's jobs would read it"),
         ("{a: .inf}", ".t.a: got inf; give a finite number"),
     ],
 )

@@ -92,7 +92,7 @@ def counts_its_calls(step: int) -> float:
 
 def test_a_schedule_that_counts_its_calls_is_refused() -> None:
     own = {"_target_": f"{__name__}.counts_its_calls"}
-    with pytest.raises(ValueError, match="recipe.decay: counts_its_calls.* of the step alone"):
+    with pytest.raises(ValueError, match="recipe.decay: counts_its_calls.* from the step alone"):
         recipe(64, optimizer="sgd", lr=0.1, batch_size=8, length="2ep", decay=own)
 
 

@@ -62,8 +62,8 @@ def test_it_says_what_would_go_and_removes_nothing_until_it_is_told(
     said = capsys.readouterr().out
     assert listed(sweep.root) == before
     # three levels and the drawn network; the costs of the three were recorded
-    assert f"mine: 4 files, {size / 2**20:,.1f} MiB, of 4 trainings can go" in said
-    assert "by what 3 of 4 tickets took" in said and "--yes removes them" in said
+    assert f"mine: 4 files of 4 trainings can be removed, {size / 2**20:,.1f} MiB" in said
+    assert "recorded time of 3 of 4 tickets" in said and "--yes removes them" in said
     assert main(["prune-store", str(sweep.folder), "keep=records", "--yes"]) == 0
     assert "removed 4 files" in capsys.readouterr().out
     assert not tickets(sweep.root)
@@ -226,7 +226,7 @@ def test_keep_is_done_when_the_sweep_is_done(
     assert keep_only(sweep, "all") == [] and tickets(sweep.root) == before
     sweep.beat("me", Heartbeat("here", {}, []))  # killed a moment ago, or at work elsewhere
     (said,) = keep_only(sweep, "records")
-    assert said.startswith("keep=records: nothing is removed while me may be at work")
+    assert said.startswith("keep=records: nothing is removed, because me may still run")
     assert tickets(sweep.root) == before
     sweep.rest("me")
     assert keep_only(sweep, "records") == ["keep=records: removed 4 files"]

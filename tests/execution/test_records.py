@@ -216,7 +216,7 @@ def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, capl
     (place / "records.jsonl").write_bytes(right.replace(b'"level": 1', b'"level": 7'))
     assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
     assert (place / "records.jsonl").read_bytes() == right
-    assert "not the records that DONE was written for; set aside as" in caplog.text
+    assert "not the records whose checksum DONE holds; set aside as" in caplog.text
     assert (place / "records.jsonl.corrupt-0").exists()
 
 

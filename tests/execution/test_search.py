@@ -103,11 +103,13 @@ def test_a_trial_without_a_number_is_one_line(
     diverges = ("recipe.optimizer=sgd", "recipe.weight_decay=1e30")
     assert search(*diverges, "+hydra.sweeper.batch=3") == 1
     error = capsys.readouterr().err
-    assert "error: objective: val_metric is no number for seed 0: it diverged, or" in error
+    assert "error: objective: val_metric is no number for seed 0: the training diverged" in error
     assert "Traceback" not in error
     assert search(*diverges, "+hydra.sweeper.failures=true") == 0
     (said,) = set(StrangeSweeper.told.values())
-    assert str(said).startswith("objective: val_metric is no number for seed 0: it diverged, or")
+    assert str(said).startswith(
+        "objective: val_metric is no number for seed 0: the training diverged"
+    )
 
 
 @pytest.mark.parametrize(

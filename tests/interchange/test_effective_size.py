@@ -157,7 +157,7 @@ def test_a_network_of_which_ones_tell_no_paths_has_no_size(
     monkeypatch: pytest.MonkeyPatch, way: Callable[[Tensor], Tensor]
 ) -> None:
     net = between(monkeypatch, way)
-    with pytest.raises(Unfollowed, match="behind first"):
+    with pytest.raises(Unfollowed, match="a function after first"):
         network_size(net, full(net))
 
 

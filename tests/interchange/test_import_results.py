@@ -107,7 +107,7 @@ def test_an_audit_finds_no_fault_in_its_rows(data: Path, tmp_path: Path) -> None
     sweep = import_("open_lth", data, root=root)
     # Both replicates of this lottery have the same weights.
     assert {fault.partition(".safetensors: ")[2] for fault in faults(sweep)} == {
-        "it has the tensors of 1.safetensors"
+        "its tensors equal those of 1.safetensors"
     }
     shutil.rmtree(root / "sweeps")
     assert not [fault for fault in faults(root) if "records.jsonl" in fault]
@@ -128,7 +128,10 @@ def test_a_level_that_is_not_trained_is_left_out_and_named(
     (data / "lottery_0123" / "replicate_2" / "level_1" / "main" / "logger").unlink()
     import_("open_lth", data, root=tmp_path / "r")
     assert len(rows(tmp_path / "r")) == 3
-    assert "replicate_2/level_1/main: not trained to its end, left out" in capsys.readouterr().out
+    assert (
+        "replicate_2/level_1/main: left out, because its training is unfinished"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_branch_is_a_cell_of_its_own(data: Path, tmp_path: Path) -> None:
@@ -300,7 +303,7 @@ def test_an_imported_sweep_is_audited(
 ) -> None:
     sweep = import_("open_lth", data, root=tmp_path / "r")
     assert main(["audit", str(sweep)]) == 1
-    assert "2.safetensors: it has the tensors of 1.safetensors" in capsys.readouterr().out
+    assert "2.safetensors: its tensors equal those of 1.safetensors" in capsys.readouterr().out
     for model in data.glob("lottery_0123/replicate_2/*/*/model_ep0_it60.pth"):
         torch.save({n: t + 1 for n, t in torch.load(model, weights_only=True).items()}, model)
     sweep = import_("open_lth", data, root=tmp_path / "other")
@@ -317,8 +320,8 @@ def test_a_sweep_lies_in_its_root_whatever_the_file_is_called(tmp_path: Path) ->
     ("changed", "said"),
     [
         ({"a.weight_mask": None}, "a.weight_orig has no a.weight_mask"),
-        ({"a.weight": torch.ones(2, 3)}, "has a.weight and a.weight_orig"),
-        ({"a.weight_orig": None}, "the mask of a.weight has no weights, others have"),
+        ({"a.weight": torch.ones(2, 3)}, "has both a.weight and a.weight_orig"),
+        ({"a.weight_orig": None}, "the mask of a.weight has no weights, other masks have"),
     ],
 )
 def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
@@ -367,7 +370,7 @@ def test_a_file_of_the_same_name_does_not_replace_the_results_of_another_sweep(
         safetensors.torch.save_file(MASK, tmp_path / folder / "m.safetensors")
     root, one, other = tmp_path / "r", tmp_path / "one", tmp_path / "other"
     import_("mask", one / "m.safetensors", root=root, name="one", test_accuracy="0.9")
-    with pytest.raises(ValueError, match="import: sweep one holds other results as seed 0"):
+    with pytest.raises(ValueError, match="import: sweep one has different results for seed 0"):
         import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.1")
     assert [row["test_accuracy"] for row in rows(root)] == [0.9]
     import_("mask", other / "m.safetensors", root=root, name="other", test_accuracy="0.9")

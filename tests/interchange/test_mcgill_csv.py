@@ -115,7 +115,7 @@ def test_a_second_table_does_not_replace_the_runs_of_the_first(table: Path, tmp_
         (",mask_criterion,seed,iteration,test_accuracy\n0,random,0,99,0.9\n", "at most 40"),
         (
             ",mask_criterion,seed,iteration,test_accuracy\n0,random,0,1,0.9\n1,random,0,1,0.8\n",
-            "own.csv:3: random, seed 0, round 1 again",
+            "own.csv:3: random, seed 0, round 1 appears twice",
         ),
         ("\0\xff", "has no columns"),
     ],
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_such_a_table_is_answered_in_a_line(
 
 
 def test_a_file_of_bytes_or_another_net_is_refused(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="import: model=conv4; the tables of McGill are of fc"):
+    with pytest.raises(ValueError, match="import: model=conv4; McGill's tables have only model=fc"):
         import_("mcgill", table, root=tmp_path / "r", model="conv4")
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is not a CSV file"):

@@ -68,7 +68,7 @@ def test_a_tied_ticket_of_tokens_loads_strictly_is_measured_and_compacted(
     ticket = lt.open(folder, trust=__name__).ticket(level=1)
     module, (x, _) = ticket.module("end"), ticket.examples()
     small = ticket.compact("end")
-    assert "Embedding is of a kind that is never made smaller" in small.summary
+    assert "layers of type Embedding are never made smaller" in small.summary
     for form, name in {"state_dict": "", "prune": "_orig", "sparse": ""}.items():
         out, more = tmp_path / f"{form}.pt", ["at=end", f"trust={__name__}"]
         assert main(["export", str(ticket.path), f"form={form}", f"out={out}", *more]) == 0
@@ -150,6 +150,8 @@ def test_neurons_of_torch_s_own_encoder_go_and_its_heads_stay(norm_first: bool) 
 def test_what_is_recurrent_stays_whole_and_says_so() -> None:
     net = network("Recurrent", vocabulary=WORDS)
     module = net.holding(net.draw(Seed.of(0, {}))).eval()
-    assert "cells: LSTM is of a kind that is never made" in compacted(module, net.example()).summary
-    with pytest.raises(Unfollowed, match="it calls lstm, through which no path is followed"):
+    assert "cells: layers of type LSTM are never made" in compacted(module, net.example()).summary
+    with pytest.raises(
+        Unfollowed, match="it calls lstm, which cannot be followed weight by weight"
+    ):
         network_size(net, full(net))

@@ -540,7 +540,7 @@ class PlainlyOrthogonal(Orthogonal):
 
 
 def test_a_net_that_is_another_one_on_meta_is_refused_by_its_draw() -> None:
-    line = r"has 1.parametrizations.weight.0.base on the CPU or .*use_trivialization=False"
+    line = r"has 1.parametrizations.weight.0.base only on the CPU or .*use_trivialization=False"
     with pytest.raises(ValueError, match=line):
         of(Orthogonal).draw(Seed.of(0, {}))
     assert "2.weight" in of(PlainlyOrthogonal).draw(Seed.of(0, {}))

@@ -94,7 +94,9 @@ def of(kind: type[nn.Module], **more: Any) -> Network:
 
 
 def test_a_net_that_constructs_its_output_layer_first_is_asked_for_its_name(tmp_path: Path) -> None:
-    line = "Backwards.* computes its outputs by first, and inner, .*; say .* [+][+]model.head=first"
+    line = (
+        "Backwards.* computes its outputs with first but constructs inner .* [+][+]model.head=first"
+    )
     with pytest.raises(ValueError, match=line):
         try_out(plan([tiny_cell(model=model(Backwards))]), tmp_path)
     try_out(plan([tiny_cell(model=model(Backwards, head="first"))]), tmp_path)

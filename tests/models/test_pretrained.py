@@ -113,7 +113,7 @@ def test_a_file_that_changes_after_the_plan_is_refused(file: Path) -> None:
         ({"weights": 3}, "model.weights: got 3; give a file"),
         ({"weights": "torchvision:resnot"}, "torchvision has no weights 'resnot'"),
         ({"weights": "torchvision:ResNet18_Weights.V9"}, "torchvision has no weights"),
-        ({"redraw": ["output"]}, r"model.redraw: got output; it goes with model.weights"),
+        ({"redraw": ["output"]}, r"model.redraw: got output without model.weights; give both"),
         ({"weights": "FILE", "redraw": ["conv*"]}, r"model.redraw: `conv\*` matches no tensor"),
         ({"weights": "FILE", "redraw": "output"}, "model.redraw: got 'output'; give a list"),
         (
@@ -122,7 +122,7 @@ def test_a_file_that_changes_after_the_plan_is_refused(file: Path) -> None:
         ),
         (
             {"weights": "FILE", "net": {**FC["net"], "hidden": [12]}, "redraw": ["output"]},
-            "has hidden.1.bias, hidden.1.weight, which FC.* does not have; name in model.redraw",
+            "has hidden.1.bias, hidden.1.weight, which FC.* does not have; list in model.redraw",
         ),
         (
             {"weights": "FILE", "net": {**FC["net"], "hidden": [12, 8, 8]}},

@@ -99,8 +99,11 @@ def test_rows_of_an_image_are_read_from_the_top() -> None:
     [
         (lambda: Transformer((1, 8, 8), 10), r"inputs of \[1, 8, 8\]; it takes \[T\] tokens"),
         (lambda: Transformer((8,), 10, heads=5), "width=64 is no multiple of heads=5"),
-        (lambda: Recurrent((8,), 10), r"\[8\] and vocabulary=None; it takes \[T\] tokens with"),
-        (lambda: Recurrent((1, 8, 8), 10, vocabulary=9), "vocabulary=9; .* without it sequences"),
+        (lambda: Recurrent((8,), 10), r"\[8\] and vocabulary=None; give \[T\] tokens with"),
+        (
+            lambda: Recurrent((1, 8, 8), 10, vocabulary=9),
+            r"vocabulary=9; .* images \[C, H, W\] without it",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(make, says: str) -> None:

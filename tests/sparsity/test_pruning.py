@@ -290,7 +290,9 @@ def test_weights_that_diverged_are_pruned_and_no_fault_of_the_criterion() -> Non
 
 def test_a_schedule_that_keeps_more_than_is_left_is_refused() -> None:
     left = {**ALL, "b": tensor([[True, False, False, False]])}
-    with pytest.raises(ValueError, match="schedule: level 1 keeps 2 weights of b; 1 are left"):
+    with pytest.raises(
+        ValueError, match="schedule: level 1 keeps 2 weights of b, and only 1 are left"
+    ):
         cut(Target("layer", (2, 2), 0.6), left)
 
 

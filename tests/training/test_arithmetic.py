@@ -173,7 +173,7 @@ def test_rows_from_before_there_was_a_precision_are_float32(cell: Make, run: Run
             ["precision=float16"],
             "precision: got 'float16'; did you mean `float32`?; give one of float32, tf32, bf16",
         ),
-        (["precision=tf32", "device=cpu"], "precision: got tf32 on a cpu, which has none; give"),
+        (["precision=tf32", "device=cpu"], "precision: got tf32 on a cpu, which has no tf32; give"),
         (["deterministic=1"], "deterministic: got 1; give true or false"),
     ],
 )
@@ -232,7 +232,7 @@ def test_float32_is_ieee_whatever_a_users_module_has_set(
 
 def test_a_model_without_a_kernel_that_repeats_is_refused_in_one_line() -> None:
     message = "pool_backward_cuda does not have a deterministic implementation, but you set ..."
-    refusal = r"^deterministic: `pool_backward_cuda` repeats .*; give deterministic=false$"
+    refusal = r"^deterministic: the model uses `pool_backward_cuda`, .*; give deterministic=false$"
     cuda = torch.device("cuda")
     with pytest.raises(ValueError, match=refusal), Arithmetic().set(cuda):
         raise RuntimeError(message)

@@ -234,5 +234,5 @@ def test_the_momentum_of_another_optimizer_is_refused(cell: Callable[..., Cell])
         maskings.append(FixedMask(stack, [unit]))
     for one, other in (maskings, maskings[::-1]):
         one.load_moments(one.moments())
-        with pytest.raises(ValueError, match="cannot go on with the momentum of another"):
+        with pytest.raises(ValueError, match="cannot continue with the momentum of another"):
             one.load_moments(other.moments())

@@ -119,7 +119,7 @@ class SlurmResources:
         if 0 < _seconds(str(self.time)) <= self.signal_delay:  # 0: Slurm's word for no limit
             raise ValueError(
                 f"{WHERE}.time: got {self.time!r}; give more than signal_delay={self.signal_delay} "
-                "seconds, which before the end a job stops working and saves a checkpoint"
+                "seconds, because a job stops and saves a checkpoint that long before its end"
             )
         for name in ("cpus", "processes", "parallel", "jobs", "max_requeues", "signal_delay"):
             value, least = getattr(self, name), int(name not in ("max_requeues", "signal_delay"))

@@ -31,7 +31,7 @@ def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
         findings.leave_out("accuracies", "the training diverged")
         return
     if isinstance(stage, Search):
-        findings.leave_out("accuracies", "a search measures with statistics that nothing stores")
+        findings.leave_out("accuracies", "a search uses batch-norm statistics that are not stored")
         return
     device = torch.device("cpu" if gpu_fault() else "cuda")
     try:
@@ -47,7 +47,7 @@ def audit_accuracy(unit: Unit, store: AuditedStore, findings: Findings) -> None:
         fault = _fault(metrics, again, "best", unit)
         findings.compare("accuracies", store.path(stage.key, seed, "best"), fault)
     else:
-        why = "of the best evaluation: its weights are not stored, those of the end are"
+        why = "the weights of the best evaluation are not stored; only those of the end are"
         findings.leave_out("accuracies", why)
 
 

@@ -67,10 +67,10 @@ def _mask_faults(network: OtherNetwork) -> Iterator[str]:
         if bool(((mask != 0) & (mask != 1)).any()):
             yield f"the mask of {name} has entries other than 0 and 1"
         elif weight is None and network.state:
-            yield f"no weights {name}, though there is a mask of them"
+            yield f"there is a mask of {name}, but no weights"
         elif weight is not None and weight.shape != mask.shape:
             shapes = f"{list(mask.shape)} and {list(weight.shape)}"
-            yield f"mask and weights of {name} are of shapes {shapes}"
+            yield f"mask and weights of {name} have different shapes, {shapes}"
 
 
 def _audit_weights(network: OtherNetwork, findings: Findings) -> None:
@@ -112,7 +112,7 @@ def _audit_nesting(
     """Check that each level of `main` is nested in the last; branches of open_lth need not be."""
     denser = before.get(network.series)
     if network.level is None or network.branch:
-        findings.leave_out("nesting", "a branch" if network.branch else "its name tells no level")
+        findings.leave_out("nesting", "a branch" if network.branch else "its name gives no level")
         return
     before[network.series] = network
     if denser is None:
@@ -143,7 +143,7 @@ def _audit_start(network: OtherNetwork, first: dict[str, OtherNetwork], findings
         if layer in network.mask:
             moved &= network.mask[layer] != 0
         counts[layer] = int(moved.sum())
-    what = f"{name} is not that of level 0 where the mask keeps weights"
+    what = f"kept weights of {name} differ from those of level 0"
     findings.compare_counts("rewound", network.path, counts, what)
 
 
@@ -155,7 +155,7 @@ def _audit_seed(
         return
     twin = seen.setdefault((network.settings, tensors_sha256(network.state)), network.path)
     same = twin != network.path
-    findings.compare("seeds", network.path, f"it has the weights of {twin}" if same else "")
+    findings.compare("seeds", network.path, f"its weights equal those of {twin}" if same else "")
 
 
 def _layers(network: OtherNetwork) -> str:

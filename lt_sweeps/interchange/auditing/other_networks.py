@@ -94,7 +94,7 @@ def _loaded(path: Path, findings: Findings) -> Mapping[str, Any] | None:
     except (DamagedFile, OSError) as error:
         fault = without_path(path, error)
     if not fault and not isinstance(content, Mapping):
-        fault = f"a {type(content).__name__}; weights are tensors by name"
+        fault = f"it holds a {type(content).__name__}, not tensors by name"
     if not findings.compare("files", path, fault) or content is None:
         return None
     return content

@@ -72,7 +72,7 @@ def _option_fault(record: Record, named: Collection[Mapping[str, Any]]) -> str:
 def _cost_fault(record: Record, store: AuditedStore, findings: Findings) -> str:
     cost = store.cost(record.stage, record.seed)
     if cost == UnitCost():
-        findings.leave_out("records", "no costs.jsonl says what a row took")
+        findings.leave_out("records", "no costs.jsonl has the costs of the row")
         return ""
     return _difference(record, {name: getattr(cost, name) for name in _COSTS}, "costs.jsonl")
 

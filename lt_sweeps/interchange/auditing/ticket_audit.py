@@ -39,7 +39,7 @@ def audit_ticket(path: Path) -> list[CheckVerdict]:
         ticket = ticket_in(path.read_bytes(), step=int(about["step"]))
         pinned = [n for n, m in ticket.mask.items() if ticket.state[n][~m].count_nonzero()]
         if pinned:
-            findings.leave_out("pinned", "not 0, and no config says what they are frozen at")
+            findings.leave_out("pinned", "not 0, and no config gives the values they are frozen at")
         else:
             findings.compare("pinned", path, "")
     return findings.verdicts(("headers", "paths", "checksums", "masks", "finite", "pinned"))
@@ -84,7 +84,7 @@ def _audit_mask(
     allowed = int(bool(ticket.learned))  # a rounded sum of probabilities
     pairs = {n: (counted.get(n, -1), stated.get(n, -1)) for n in sorted({*counted, *stated})}
     wrong = {name: pair for name, pair in pairs.items() if abs(pair[0] - pair[1]) > allowed}
-    fault = f"weights kept, counted and as its header says: {paired(wrong)}" if wrong else ""
+    fault = f"kept weights (counted, in the header): {paired(wrong)}" if wrong else ""
     return findings.compare("masks", path, fault)
 
 

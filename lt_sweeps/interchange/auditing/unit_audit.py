@@ -113,7 +113,7 @@ def _audit_pinned(
         # A weight that the training itself pruned is frozen at 0.
         frozen = {n: torch.where(start.mask[n], 0.0, start.state[n]) for n in at.mask}
         counts = _differing(at.state, frozen, {n: ~kept for n, kept in at.mask.items()})
-        what = "pruned weights that are not what they are frozen at"
+        what = "pruned weights that differ from the values they are frozen at"
         findings.compare_counts("pinned", path, counts, what)
 
 
@@ -129,12 +129,13 @@ def _audit_start(unit: Unit, start: Ticket, store: AuditedStore, findings: Findi
         return
     if path in store.whole:
         counts = _differing(start.state, store.read(stage.key, seed, "start").state, {})
-        if not findings.compare_counts("rewound", path, counts, "its start is not the reset's"):
+        what = "weights at its start that differ from what its reset gives"
+        if not findings.compare_counts("rewound", path, counts, what):
             del store.whole[path]  # later checks use the correct weights
             return
     if expected is not None:
         counts = _differing(expected, start.state, start.mask)
-        what = "kept weights that are not those of the snapshot"
+        what = "kept weights that differ from the snapshot"
         findings.compare_counts("rewound", store.path(stage.key, seed), counts, what)
 
 

@@ -109,8 +109,12 @@ def _split(
         if lost := sorted(originals.keys() - masks.keys()):
             raise ValueError(f"import: {path}: {originals[lost[0]]} has no {lost[0]}{_SUFFIX}")
         if twice := sorted(originals.keys() & rest.keys()):
-            raise ValueError(f"import: {path}: has {twice[0]} and {originals[twice[0]]}")
+            raise ValueError(
+                f"import: {path}: has both {twice[0]} and {originals[twice[0]]}; give one of them"
+            )
         if (bare := sorted(masks.keys() - originals.keys() - rest.keys())) and originals:
-            raise ValueError(f"import: {path}: the mask of {bare[0]} has no weights, others have")
+            raise ValueError(
+                f"import: {path}: the mask of {bare[0]} has no weights, other masks have"
+            )
         return masks, {n.removesuffix(_ORIGINAL): t for n, t in rest.items()}
     return dict(tensors), {}

@@ -34,7 +34,7 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
     Raises: ValueError: the file is not such a table, or a row has impossible values.
     """
     if choices.get("model", "fc") != "fc":
-        raise ValueError(f"import: model={choices['model']}; the tables of McGill are of fc")
+        raise ValueError(f"import: model={choices['model']}; McGill's tables have only model=fc")
     counts = [tuple(layer.size for layer in _LAYERS)]
     counts += [
         target.keep for target in geometric(_LAYERS, levels=_MOST_ROUNDS, hidden=0.2, output=0.1)
@@ -47,7 +47,9 @@ def read_mcgill(path: Path, choices: Mapping[str, str]) -> list[ImportedLevel]:
         level = replace(_level(where, row, counts, choices), config=config)
         place = (level.choices["mask_criterion"], level.seed, level.level)
         if place in levels:
-            raise ValueError(f"{where}: {place[0]}, seed {place[1]}, round {place[2]} again")
+            raise ValueError(
+                f"{where}: {place[0]}, seed {place[1]}, round {place[2]} appears twice"
+            )
         levels[place] = level
     if not levels:
         raise ValueError(f"import: {path} has no rows below its header")

@@ -37,7 +37,9 @@ def read_open_lth(path: Path) -> tuple[list[ImportedLevel], list[str]]:
             f"import: {path} is not an open_lth folder; one has lottery_*/replicate_*/level_*"
         )
     complete = [r for r in runs if (r / "logger").exists() and (r / "mask.pth").exists()]
-    notes = [f"{r}: not trained to its end, left out" for r in runs if r not in complete]
+    notes = [
+        f"{r}: left out, because its training is unfinished" for r in runs if r not in complete
+    ]
     return [_level(run) for run in complete], notes
 
 

@@ -42,7 +42,8 @@ def amc(
         total = sum(layer.size for layer in network.layers)
         raise ValueError(
             f"method: lowest={lowest:g} keeps {fewest} weights, a sparsity of at most "
-            f"{1 - fewest / total:.4f}; the schedule asks for {1 - keep / total:.4f}; lower it"
+            f"{1 - fewest / total:.4f}; the schedule asks for {1 - keep / total:.4f}; give a lower "
+            "`lowest`"
         )
     dense = Train(init, recipe)
     search = Search(Reset(dense, KEEP, ZERO, origin=dense), recipe, sparsifier)

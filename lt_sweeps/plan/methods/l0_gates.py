@@ -48,7 +48,7 @@ def l0(
             mask; `none` keeps drawing, which failed for the authors of arXiv:1912.04427.
         finetune: the keys of the recipe that fine-tuning changes; null only scores.
     """
-    refuse_ticket(protocol, "l0", because="its gates are drawn anew in every step")
+    refuse_ticket(protocol, "l0", because="its gates are drawn again in every step")
     if not 0 < droprate < 1:
         raise ValueError(f"method: droprate={droprate}; give a number between 0 and 1")
     mean = math.log((1 - droprate) / droprate)

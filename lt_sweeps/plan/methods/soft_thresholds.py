@@ -38,7 +38,7 @@ def soft_threshold(
     refuse_ticket(protocol, "str", because="its thresholds make every weight smaller")
     if same_decay and not isinstance(own := recipe.recipe.optimizer, str):
         raise ValueError(
-            "method: same_decay=true, which sets the weight decay of sgd, adam and adamw alone; "
+            "method: same_decay=true sets the weight decay only of sgd, adam and adamw; "
             f"for {own.target} give method.same_decay=false, and recipe.optimizer.weight_decay"
         )
     start = logits_by("constant", value=float(s_init), grain="layer")

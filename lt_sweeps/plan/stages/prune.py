@@ -220,8 +220,9 @@ class Prune(Stage):
             return self.origin, "start"
         if self.trained.training is None and (name not in UNTRAINED or time != "start"):
             raise ValueError(
-                f"{where}: got {time!r}, and the network is pruned before it is trained; give a "
-                f"criterion of {', '.join(UNTRAINED)} at start, such as mask_criterion=random"
+                f"{where}: got {time!r}, and the network is pruned before it is trained; choose a "
+                f"criterion that uses only {', '.join(UNTRAINED)} at start, such as "
+                "mask_criterion=random"
             )
         learns = self.trained.has_logits
         if (name in LEARNED) != learns and name in (*LEARNED, *ON_DATA, "flow"):

@@ -31,8 +31,8 @@ class Reset(Stage):
     def __post_init__(self) -> None:
         if "origin" in self.names and self.to is None:
             raise ValueError(
-                f"freeze: `{self.freeze.target}` names `origin`, which `{self.reset.target}` "
-                "does not go back to; it has `init` and `final`"
+                f"freeze: `{self.freeze.target}` needs `origin`, which a freeze does not get with "
+                f"the reset `{self.reset.target}`; it gets `init` and `final`"
             )
         if self.to == "end":
             raise ValueError(
@@ -45,13 +45,13 @@ class Reset(Stage):
             )
         if "masked" in self.names and not self.trained.has_logits:
             raise ValueError(
-                f"reset: `{self.reset.target}` starts from what a learned mask made of weights, "
-                "and no mask was learned; reset=keep starts from the weights"
+                f"reset: `{self.reset.target}` starts from the weights under a learned mask, and "
+                "no mask was learned; reset=keep starts from the weights"
             )
         if self.frees and self.freeze.target != "lt_sweeps.sparsity.freezes.zero":
             raise ValueError(
                 f"freeze: {self.freeze}; `{self.reset.target}` starts pruned weights at 0 and "
-                "trains them, so nothing is frozen; it goes with freeze=zero"
+                "trains them, so nothing is frozen; give freeze=zero"
             )
         super().__post_init__()
 

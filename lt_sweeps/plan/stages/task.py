@@ -64,7 +64,7 @@ class Task:
         if self._by_content and content_hash(self.call(data_dir=self.data_dir)) != _content(self):
             raise ValueError(
                 f"dataset: `{self.call.target}` returned other images or labels when it was called "
-                "again; give its draws a seed of its own, the same at every call"
+                "again; draw with a generator that gets the same seed at every call"
             )
 
     @property

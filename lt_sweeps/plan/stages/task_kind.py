@@ -73,8 +73,8 @@ class Metric:
         taken = name in ("loss", "accuracy") and not metric.is_accuracy
         if taken or not name.isidentifier():
             raise ValueError(
-                f"task.metrics: `{name}` cannot name `{call.target}`; records have a loss, and the "
-                "accuracy of classes; take another word"
+                f"task.metrics: `{name}` cannot name `{call.target}`; give an identifier other "
+                "than loss and accuracy, which records use already"
             )
         return metric
 
@@ -114,7 +114,7 @@ class TaskKind:
             return CLASSIFICATION
         check_keys(config, _KEYS, where="task")
         if not config.get("loss"):
-            raise ValueError("task.loss: none; give `loss: {_target_: your.function, ...}`")
+            raise ValueError("task.loss: not given; give `loss: {_target_: your.function, ...}`")
         configs = config.get("metrics")
         if not configs:
             raise ValueError(f"task.metrics: got {configs!r}; give `NAME: {{_target_: ...}}`")
@@ -278,7 +278,7 @@ def _check_same_ignored(calls: Mapping[str, Call]) -> None:
     ignored = {where: target for where, target in ignored.items() if target is not None}
     if len(set(ignored.values())) > 1:
         said = listed(f"{where} {target}" for where, target in ignored.items())
-        raise ValueError(f"task: targets that do not count differ: {said}; give all the same")
+        raise ValueError(f"task: different targets are ignored: {said}; give all the same one")
 
 
 def _check_classes(targets: Tensor, data: str, classes: int) -> None:

@@ -33,7 +33,7 @@ class Work(Stage):
         if self.start.frees and self.sparsifier.holds:
             raise ValueError(
                 f"method: {self.sparsifier} holds pruned weights at their values, and "
-                f"{start} lets them train; that reset goes with method=imp and one_shot"
+                f"{start} lets them train; use that reset with method=imp or one_shot"
             )
         super().__post_init__()
 

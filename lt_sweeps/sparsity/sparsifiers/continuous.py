@@ -43,7 +43,7 @@ class Continuous(LearnedSparsifier):
             )
         if self.scaled_from is not None and not self.scaled_from >= _LOWEST_S0:
             raise ValueError(
-                f"method: s0={self.scaled_from:g}; sigmoid(s0), by which scaling divides the mask, "
+                f"method: s0={self.scaled_from:g}; scaling divides the mask by sigmoid(s0), which "
                 f"is 0 in float32; give {_LOWEST_S0:g} or more, or scaling=false"
             )
 
