@@ -285,7 +285,10 @@ def test_beta_1_is_another_search(cell: Make) -> None:
         ({"final_beta": 0.5}, "method: final_beta=0.5; beta rises from 1"),
         ({"final_beta": 0.0, "anneal": "constant"}, "method: final_beta=0.0; beta rises"),
         ({"mask_lr": 0.0}, "method: mask_lr=0.0; give a positive"),
-        ({"s0": -2000.0}, "method: s0=-2000; .* sigmoid.s0., which is 0 in float32; give -87 or more"),
+        (
+            {"s0": -2000.0},
+            "method: s0=-2000; .* sigmoid.s0., which is 0 in float32; give -87 or more",
+        ),
         ({"rounds": 0}, "method: rounds=0; give 1 or more"),
         ({"anneal": "cosine"}, "method.anneal: got 'cosine'; give one of epoch, step, linear"),
         ({"protocol": "ticket", "to": "3ep"}, "reset.to: 3ep is the end of the training"),
