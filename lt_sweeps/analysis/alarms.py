@@ -8,7 +8,7 @@ warns about these.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from operator import attrgetter
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 
 from lt_sweeps.analysis.curve import Curve, by_panel, distinct
 from lt_sweeps.analysis.labels import is_within
+from lt_sweeps.analysis.line_names import absent_lines
 from lt_sweeps.analysis.stored_weights import Arrays, masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.storage.record import ALL_DIVERGED, MEASURED, Record, all_diverged
 
 GROUP = "mask_criterion"
@@ -29,6 +31,7 @@ def raised_alarms(analysis: Analysis) -> list[str]:
     everywhere = all_diverged(cell.rows for cell in analysis.results.cells)
     return [
         *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
+        *_absent_lines(analysis),
         *_unmeasured(analysis),
         *_missed_targets(curves),
         *_several_dense(curves),
@@ -40,6 +43,15 @@ def _diverged_lines(curves: Sequence[Curve]) -> Iterator[str]:
     for curve in curves:
         if all_diverged(cell.rows for cell in curve.cells):
             yield f"{curve.panel}: every replicate of {curve.label} diverged."
+
+
+def _absent_lines(analysis: Analysis) -> Iterator[str]:
+    """Name the lines of an experiment that its report compares and a smaller sweep lacks."""
+    names = [curve.name for curve in analysis.curves]
+    if absent := absent_lines(names, analysis.layout) if names else {}:
+        keys = " and ".join(f"report.{key}" for key in absent)
+        lines = listed(dict.fromkeys(chain.from_iterable(absent.values())))
+        yield f"Comparisons are left out, because no line is called so: {lines} ({keys})."
 
 
 def _unmeasured(analysis: Analysis) -> Iterator[str]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
+from typing import Any
 
 from lt_sweeps.analysis import labels
 from lt_sweeps.analysis.results import CellResults
@@ -13,10 +15,14 @@ from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.config.spelling import listed, nearest
 
 
-def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
+def check_planned(
+    cells: Iterable[CellResults],
+    layout: ReportConfig,
+    typed: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Check a layout against planned cells, which have no results yet and share one metric.
 
-    A layout that is refused here would also be refused by the report on their results.
+    A layout that is refused here would also be refused by a report with the same `typed` keys.
 
     Raises: ValueError: the layout names a key or a line that no cell has, or does not tell lines
         apart.
@@ -30,7 +36,7 @@ def check_planned(cells: Iterable[CellResults], layout: ReportConfig) -> None:
     # Cells that differ only in the schedule may end up on separate lines once they have records.
     # Such lines get other names, so names are checked only if there are no such cells.
     if all(len({cell.signature for cell in group}) == 1 for group in alike):
-        check_lines(names, layout)
+        check_lines(names, layout, typed)
 
 
 def check_keys(cells: Collection[CellResults], layout: ReportConfig) -> None:
@@ -85,31 +91,58 @@ def identity(cell: CellResults, along: Sequence[str], *, schedule: bool) -> str:
     return json.dumps([config.choices, config.settings], sort_keys=True, default=str)
 
 
-def check_lines(names: Sequence[str], layout: ReportConfig) -> None:
+def check_lines(
+    names: Sequence[str], layout: ReportConfig, typed: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Check that each line named by the layout exists or is a name or label in `report.labels`.
+
+    An experiment labels all of its lines, and a smaller sweep may lack some of them. The keys of a
+    report that were `typed` are about this sweep, so their lines and labels must exist.
 
     Raises: ValueError: the layout names another line.
     """
     names = list(dict.fromkeys(names))
-    shown = dict(zip(names, labels.readable(names), strict=True))
-    known = {*names, *(shown[name] for name in names if name not in layout.labels)}
-    known |= {*layout.labels, *layout.labels.values()}
-    paired = list(chain.from_iterable(layout.pairs))
-    _check_options(paired, layout)
-    named_in: Mapping[str, Sequence[str]] = {
+    present = _present(names, layout)
+    known = {*present, *layout.labels, *layout.labels.values()}
+    _check_options(list(chain.from_iterable(layout.pairs)), layout)
+    _check_known("labels", typed.get("labels") or (), names, names)
+    for where, asked in {**_named_in(layout), "highlight": layout.highlight or []}.items():
+        _check_known(where, asked, present if where in typed else known, names)
+
+
+def absent_lines(names: Sequence[str], layout: ReportConfig) -> dict[str, list[str]]:
+    """The lines that the layout compares although none of `names` is called so, by key."""
+    present = _present(list(dict.fromkeys(names)), layout)
+    named = {key: dict.fromkeys(asked) for key, asked in _named_in(layout).items()}
+    absent = {key: [name for name in asked if name not in present] for key, asked in named.items()}
+    return {key: asked for key, asked in absent.items() if asked}
+
+
+def _present(names: Sequence[str], layout: ReportConfig) -> set[str]:
+    """The names and the labels of these lines, by which a layout may name them."""
+    shown = zip(names, labels.readable(names), strict=True)
+    return {*names, *(layout.labels.get(name, label) for name, label in shown)}
+
+
+def _named_in(layout: ReportConfig) -> dict[str, list[str]]:
+    """The lines that the layout compares, by the key that names them."""
+    return {
         "baseline": [layout.baseline] if layout.baseline is not None else [],
         "tested": layout.tested or [],
         "control": [layout.control] if layout.control is not None else [],
-        "highlight": layout.highlight or [],
-        "pairs": [line_and_option(name)[0] for name in paired],
+        "pairs": [line_and_option(name)[0] for name in chain.from_iterable(layout.pairs)],
     }
-    for where, asked in named_in.items():
-        for name in asked:
-            if name not in known:
-                raise ValueError(
-                    f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                    f"{listed(names)}"
-                )
+
+
+def _check_known(
+    where: str, asked: Iterable[str], known: Collection[str], names: Sequence[str]
+) -> None:
+    for name in asked:
+        if name not in known:
+            raise ValueError(
+                f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
+                f"{listed(names)}"
+            )
 
 
 def line_and_option(name: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from lt_sweeps.analysis.endpoint_tests import (
     peak_conclusions,
 )
 from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.line_names import check_lines
 from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
 from lt_sweeps.analysis.significance import Verdict, pair_verdicts, verdicts
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
@@ -150,6 +151,15 @@ def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analys
         )
         for name, cells in experiments.items()
     }
+
+
+def check_typed(analyses: Iterable[Analysis], typed: Mapping[str, Any]) -> None:
+    """Check the lines and labels in the keys of a report that were typed for these results.
+
+    Raises: ValueError: a key names a line, or labels one, that the results do not have.
+    """
+    for analysis in analyses:
+        check_lines([curve.name for curve in analysis.curves], analysis.layout, typed)
 
 
 def line_names(sweep: SweepFolder) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
 from lt_sweeps.analysis.results import CellResults, Results, read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses, check_typed
 from lt_sweeps.api.saved_ticket import SavedTicket
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.quantities import ACCURACY
@@ -105,6 +105,7 @@ class Sweep:
         neither they nor the sweep name a baseline.
         """
         by_experiment = analyses(self._results, report_keys).values()
+        check_typed(by_experiment, report_keys)
         return pd.concat(map(verdicts_table, by_experiment), ignore_index=True)
 
     def figure(
@@ -129,7 +130,9 @@ class Sweep:
         wanted = str(requested["name"] if isinstance(requested, Mapping) else requested)
         known = [*FIGURES, *(n for folder in folders for n in option_names("figure", str(folder)))]
         reasons: list[str] = []
-        for analysis in analyses(self._results, report_keys).values():
+        by_experiment = analyses(self._results, report_keys).values()
+        check_typed(by_experiment, report_keys)
+        for analysis in by_experiment:
             own = {f["name"]: f for f in analysis.layout.figures or () if isinstance(f, Mapping)}
             if isinstance(requested, Mapping):
                 own[wanted] = requested

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType
+from omegaconf import OmegaConf
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Axis:
 def key_of(word: str) -> str:
     """Return the key that an override sets, without its plus or tilde."""
     return word.split("=", 1)[0].lstrip("+~")
+
+
+def values_under(key: str, words: Sequence[str]) -> Mapping[str, Any]:
+    """Return the values that overrides give to keys inside `key`, nested as in the config."""
+    inside = [word for word in words if word[0] != "~" and key_of(word).startswith(f"{key}.")]
+    values = OmegaConf.create({key: {}})
+    for override in OverridesParser.create().parse_overrides(inside):
+        if not override.is_sweep_override():
+            OmegaConf.update(values, key_of(override.get_key_element()), override.value())
+    nested = OmegaConf.to_container(values)
+    assert isinstance(nested, dict)
+    return nested[key]
 
 
 def is_group(key: str, groups: Collection[str]) -> bool:

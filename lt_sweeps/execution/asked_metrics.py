@@ -9,6 +9,7 @@ from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.line_names import check_planned
 from lt_sweeps.analysis.objective import Objective
 from lt_sweeps.analysis.results import layouts_by_name, queued_cell
+from lt_sweeps.config.overrides import values_under
 from lt_sweeps.config.quantities import Quantity, check_name, named, names_measured
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.plan.cell_plan import Planned
@@ -35,8 +36,10 @@ def check_metrics(cells: Sequence[Planned]) -> None:
         Objective.of(value).check(names, levels)
 
 
-def check_layouts(cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check the keys and lines that the report layout of each experiment names.
+def check_layouts(
+    cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str, Any]], words: Sequence[str]
+) -> None:
+    """Check the keys and lines that the report layout of each experiment, or `words`, names.
 
     An experiment with several tasks is not checked, because only its records say which cells are
     drawn in the same panel.
@@ -45,7 +48,8 @@ def check_layouts(cells: Sequence[FrozenCell], layouts: Mapping[str, Mapping[str
         the same name.
     """
     experiments = group_by(cells, lambda cell: cell.labels["experiment"] or "")
+    typed = values_under("report", words)
     for name, keys in layouts_by_name(experiments, layouts).items():
         drawn = experiments[name] if name else cells
         if len({repr(cell.config.get("task")) for cell in drawn}) == 1:
-            check_planned(map(queued_cell, drawn), layout(keys))
+            check_planned(map(queued_cell, drawn), layout(keys), typed)

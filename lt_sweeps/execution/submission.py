@@ -121,8 +121,9 @@ class Submission:
     def check_asked(self) -> None:
         """Raises: ValueError: a report names a line, or the command a key, that no cell has."""
         if self.settings.search is None:  # other trials of a search may have it
-            check_layouts([frozen_cell(cell) for cell in self.plan.cells], reports_of(self.plan))
-            refuse_unread(self.plan.cells, self.settings.words)
+            cells, words = [*map(frozen_cell, self.plan.cells)], self.settings.words
+            check_layouts(cells, reports_of(self.plan), words)
+            refuse_unread(self.plan.cells, words)
 
     @property
     def arithmetics(self) -> list[Arithmetic]:

@@ -19,7 +19,7 @@ from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.audited_files import AuditedCell
 from lt_sweeps.analysis.record_audit import audited_cells
 from lt_sweeps.analysis.results import layouts, read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
+from lt_sweeps.analysis.sweep_analysis import Analysis, analyses, check_typed
 from lt_sweeps.config.report_config import BANDS, layout
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
@@ -61,7 +61,7 @@ def report(
         trusted, or a file or line cannot be read.
     """
     console = console or Console()
-    options = {**(_options_in(layout_file) if layout_file else {}), **options}
+    typed, options = options, {**(_options_in(layout_file) if layout_file else {}), **options}
     if "figures" not in options:
         _check_own_figures(layouts(source).values(), source, trust)
     # Taken before the records are read, so that a record written meanwhile marks this report as
@@ -72,6 +72,7 @@ def report(
     by_experiment = _analyses(source, options, cells)
     if not any(analysis.results.cells for analysis in by_experiment.values()):
         raise ValueError(f"report: `{source}` has no cell yet; give a sweep or a root that ran")
+    check_typed(by_experiment.values(), typed)
     del cells  # saves memory: they hold every config twice
     profiles = list(read_profiles(source / "logs"))
     profile = profile_table(profiles)

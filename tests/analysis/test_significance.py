@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from fixtures.fake_results import FakeSweep
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.significance import winning
 from lt_sweeps.analysis.stats import detectable
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
+from lt_sweeps.api.opened_sweep import open_sweep
 from lt_sweeps.reporting.figures.captions import winning_sentences
+from lt_sweeps.reporting.sweep_report import report
 
 NOISE = (0.000, 0.002, -0.001, 0.003, -0.002)
 
@@ -110,6 +114,43 @@ def test_a_line_that_is_not_there_is_answered_with_the_nearest(sweep: FakeSweep)
     line(sweep, "large_final", [0.9])
     with pytest.raises(ValueError, match="report.baseline: .*`large_fina`; did you mean `large_f"):
         _ = sweep.analysis(baseline="large_fina").verdicts
+
+
+def test_a_comparison_without_its_line_is_never_left_out_silently(sweep: FakeSweep) -> None:
+    """An experiment names lines that a smaller sweep lacks, and its own labels may have typos."""
+    line(sweep, "large_final", [0.9])
+    line(sweep, "random", [0.85])
+    keys = {"labels": {"large_fina": "IMP", "moves": "moved"}, "baseline": "IMP"}
+    one = sweep.analysis(**keys, tested=["random"], pairs=[["random", "moved"]], control="IMP")
+    assert one.all_verdicts == []
+    assert (
+        "Comparisons are left out, because no line is called so: IMP, moved (report.baseline and "
+        "report.control and report.pairs)." in raised_alarms(one)
+    )
+
+
+@pytest.mark.parametrize("lines", [{}, {"lines": ["mask_criterion"]}])
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"labels": {"large_fina": "IMP"}, "baseline": "IMP"}, "`large_fina`; did you mean `large"),
+        ({"labels": {"x": "A"}, "pairs": [["A", "random"]]}, "`x`"),
+    ],
+)
+def test_a_label_typed_for_a_report_names_a_line(
+    sweep: FakeSweep, keys: dict[str, Any], said: str, lines: dict[str, Any]
+) -> None:
+    line(sweep, "large_final", [0.9])
+    line(sweep, "random", [0.85])
+    with pytest.raises(ValueError, match=f"report.labels: no line is called {said}"):
+        report(sweep.folder, **keys, **lines)
+    with pytest.raises(ValueError, match=f"report.labels: no line is called {said}"):
+        open_sweep(sweep.folder).tests(**keys, **lines)
+    layout_file = sweep.root / "layout.yaml"  # an experiment's, with lines that the sweep lacks
+    layout_file.write_text(json.dumps({"report": {**keys, **lines, "figures": ["curves"]}}))
+    report(sweep.folder, layout_file=layout_file)
+    with pytest.raises(ValueError, match="report.tested: no line is called"):
+        report(sweep.folder, layout_file=layout_file, tested=["IMP"])
 
 
 def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from fixtures.tiny_cell import settings
 
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.sweep_analysis import analyses
+from lt_sweeps.analysis.sweep_analysis import analyses, check_typed
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.report_config import ReportConfig, layout
 from lt_sweeps.execution.submission import Submission
@@ -156,6 +157,39 @@ def test_lines_that_no_cell_has_are_refused_when_the_plan_is_made(
         _ = analysis.all_verdicts
     late_line, line = (str(each.value).partition("; groups are")[0] for each in (late, refused))
     assert late_line == line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"labels": {"large_fina": "IMP"}}, "labels: .* `large_fina`; did you mean `large_final`"),
+        ({"baseline": "later"}, "report.baseline: no line is called `later`"),
+        ({"tested": ["later"]}, "report.tested: no line is called `later`"),
+        ({"control": "later"}, "report.control: no line is called `later`"),
+        ({"pairs": [["random", "later"]]}, "report.pairs: no line is called `later`"),
+        ({"baseline": "large final", "labels": {"large_final": "large final"}}, ""),
+    ],
+)
+def test_a_line_that_was_typed_must_be_in_the_sweep(
+    cell: Callable[..., Any], tmp_path: Path, typed: dict[str, Any], said: str
+) -> None:
+    """An experiment also labels lines that a smaller sweep lacks; such a label names no line."""
+    labels = {"movement": "later", **typed.get("labels", {})}
+    made = plan(named_cells(cell, {**typed, "labels": labels}))
+    # In Hydra's grammar a key inside braces has no quotes.
+    texts = {key: re.sub(r'"(\w+)":', r"\1:", json.dumps(value)) for key, value in typed.items()}
+    words = [f"++report.{key}={text}" for key, text in texts.items()]
+    Submission(made, settings(tmp_path, "s")).check_asked()  # not typed, but the experiment's
+    submission = Submission(made, replace(settings(tmp_path, "s"), words=tuple(words)))
+    results = read_results(submission.freeze([]).folder, metrics=())
+    if not said:
+        submission.check_asked()
+        check_typed(analyses(results, typed).values(), typed)
+        return
+    with pytest.raises(ValueError, match=said):
+        submission.check_asked()
+    with pytest.raises(ValueError, match=said):
+        check_typed(analyses(results, typed).values(), typed)
 
 
 def test_what_only_records_can_tell_is_not_refused(
