@@ -16,7 +16,7 @@ from lt_sweeps.analysis.curve import Curve, Point, by_panel
 from lt_sweeps.analysis.endpoint import not_inferior
 from lt_sweeps.analysis.labels import group_by, value_of
 from lt_sweeps.analysis.line_names import check_lines, line_and_option
-from lt_sweeps.analysis.stats import Comparison, compare_replicates, holm
+from lt_sweeps.analysis.stats import Comparison, compare_replicates, holm, seeds_needed
 from lt_sweeps.config.report_config import ReportConfig
 
 # Two densities are the same level if they differ by at most 1% of the larger. Counts of weights are
@@ -47,6 +47,7 @@ class LineTest:
     p_exact_holm: float = math.nan
     p_equivalent_holm: float = math.nan
     family: str = ""  # the name of the family in `FAMILIES` that Holm's method corrected within
+    tests: int = 0  # the tests of that family with a p-value
 
     @property
     def question(self) -> tuple[str, ...]:
@@ -66,6 +67,11 @@ class LineTest:
             f"{self.baseline.label} of {self.baseline.panel}" if elsewhere else self.baseline.label
         )
 
+    @property
+    def side(self) -> str:
+        """`above` or `below`, whether or not the difference is significant."""
+        return "above" if self.comparison.difference > 0 else "below"
+
     def words(self, alpha: float) -> tuple[str, ...]:
         """The verdict after Holm's correction: `above` or `below`, `equivalent`, or `undecided`.
 
@@ -74,9 +80,18 @@ class LineTest:
         """
         if math.isnan(self.comparison.p):
             return ("not tested",)
-        above = "above" if self.comparison.difference > 0 else "below"
-        shown = {above: self.p_holm, "equivalent": self.p_equivalent_holm}
+        shown = {self.side: self.p_holm, "equivalent": self.p_equivalent_holm}
         return tuple(word for word, p in shown.items() if p < alpha) or ("undecided",)
+
+    def seeds_needed(self, alpha: float) -> float:
+        """The seeds per line for 80% power at this difference after Holm's correction.
+
+        Holm's method compares the smallest p of a family with alpha divided by the number of tests.
+        The seeds are counted for that level, so they suffice for any order of the p-values.
+        """
+        comparison, level = self.comparison, alpha / max(1, self.tests)
+        paired = comparison.test == "paired t"
+        return seeds_needed(comparison.difference, comparison.sd, paired=paired, alpha=level)
 
     def mark(self, alpha: float) -> str:
         """`★` or `×` if the line is better or worse after Holm, `☆` or `·` if only uncorrected.
@@ -217,11 +232,12 @@ def correct_by_holm(verdicts: Sequence[Tested], family: str) -> list[Tested]:
     """
     corrected = []
     for members in group_by(verdicts, FAMILIES[family]).values():
+        n_tests = sum(not math.isnan(v.comparison.p) for v in members)
         p_holm = holm([v.comparison.p for v in members])
         exact = holm([v.comparison.p_exact for v in members])
         equal = holm([v.comparison.p_equivalent for v in members])
         corrected += [
-            replace(v, p_holm=p, p_exact_holm=e, p_equivalent_holm=q, family=family)
+            replace(v, p_holm=p, p_exact_holm=e, p_equivalent_holm=q, family=family, tests=n_tests)
             for v, p, e, q in zip(members, p_holm, exact, equal, strict=True)
         ]
     return corrected

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -63,7 +64,7 @@ class Comparison:
     p_least: float
     exact: bool  # whether `p_exact` is from all permutations, not from a sample of them
     sd: float  # paired: of the differences; otherwise the square root of the mean of the variances
-    seeds_needed: float  # per set, for a difference of this size; inf if more than 1000
+    seeds_needed: float  # per set, for 80% power of a single test; inf if more than 1000
     margin: float = NAN  # a difference below it counts as none
     p_equivalent: float = NAN
 
@@ -180,6 +181,7 @@ def _arrangements(n: tuple[int, int], *, paired: bool) -> int:
     return 2 ** n[0] if paired else math.comb(sum(n), n[0])
 
 
+@cache  # the caption of each figure asks for the same numbers
 def seeds_needed(difference: float, sd: float, *, paired: bool, alpha: float) -> float:
     """Replicates per set that one t-test needs for 80% power at `difference`; inf if over 1000."""
     if math.isnan(difference) or math.isnan(sd) or sd == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,16 +27,46 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
             within = f"reproduced ({within})"
         words = {"above": "above", "below": "below", "equivalent": within}
         words |= {"undecided": "undecided", "not tested": "not testable"}
-        shown = [f"{text} at {counts[word]}" for word, text in words.items() if counts[word]]
-        levels = f"of {len(members)} level{'s' * (len(members) > 1)}."
+        shown = _counted(counts, words)
+        levels = f"of {len(members)} level{'s' * (len(members) > 1)}"
+        if hidden := _hidden(members, layout.alpha):
+            levels += (
+                f"; without the correction for {members[0].tests} tests, "
+                f"{', '.join(_counted(hidden, words))} of the undecided"
+            )
         other = "the reference" if foreign and baseline.imported else members[0].against
         question = f"{curve.panel}: {curve.label} against {other}"
         # Without this, a reader who does not know the metric would take "above" for better.
         which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
-        sentences.append(f"{question}{which}: {', '.join(shown)} {levels}")
+        sentences.append(f"{question}{which}: {', '.join(shown)} {levels}.")
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
         sentences.append("A difference can be certain and smaller than the margin: that is both.")
+    if any(v.tests > _tests_of_line(v, verdicts) for v in verdicts if _hidden([v], layout.alpha)):
+        fewer = ", tested=[LINE] tests fewer lines" * (layout.baseline is not None)
+        sentences.append(
+            "Hint: the fewer tests, the weaker the correction. family=line corrects each line by "
+            f"itself{fewer}. Choose before you see the results."
+        )
     return sentences
+
+
+def _counted(counts: Mapping[str, int], words: Mapping[str, str]) -> list[str]:
+    return [f"{text} at {counts[word]}" for word, text in words.items() if counts.get(word)]
+
+
+def _hidden(verdicts: Sequence[Verdict], alpha: float) -> Mapping[str, int]:
+    """Count the undecided levels that would be above or below without Holm's correction."""
+    undecided = [v for v in verdicts if v.words(alpha) == ("undecided",)]
+    return Counter(v.side for v in undecided if v.comparison.p < alpha)
+
+
+def _tests_of_line(verdict: Verdict, verdicts: Sequence[Verdict]) -> int:
+    return sum(
+        v.family == verdict.family
+        and FAMILIES["line"](v) == FAMILIES["line"](verdict)
+        and not math.isnan(v.comparison.p)
+        for v in verdicts
+    )
 
 
 def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
@@ -79,8 +109,7 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def _sizes(verdicts: Sequence[Verdict]) -> str:
-    families = group_by(verdicts, FAMILIES[verdicts[0].family]).values()
-    sizes = sorted({sum(not math.isnan(v.comparison.p) for v in family) for family in families})
+    sizes = sorted({v.tests for v in verdicts})
     return f"{sizes[0]} tests" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
 
 
@@ -112,22 +141,31 @@ def _power(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
 
 
 def _power_in(metric: Quantity, verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    known = [v.comparison for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
+    known = [v for v in verdicts if v.comparison.sd > 0 and min(v.comparison.n) > 1]
     if not known:
         return []
     # Standard deviations are comparable only between tests of one kind with equal numbers of seeds,
     # so the median is over the largest such group.
-    alike = max(group_by(known, lambda c: (c.test, c.n)).values(), key=len)
-    sd = float(np.median([comparison.sd for comparison in alike]))
-    n, paired = min(alike[0].n), alike[0].test == "paired t"
+    groups = group_by(known, lambda v: (v.comparison.test, v.comparison.n))
+    alike = max(groups.values(), key=len)
+    first = alike[0].comparison
+    sd = float(np.median([v.comparison.sd for v in alike]))
+    n, paired = min(first.n), first.test == "paired t"
     visible = detectable(sd, n, paired=paired, alpha=layout.alpha)
-    needs = float(np.median([comparison.seeds_needed for comparison in alike]))
-    many = "more than 1000" if math.isinf(needs) else str(math.ceil(needs))
-    which = f" of the {len(alike)} tests with {_seeds_text(alike[0])}"
+    needs = _median_text([v.comparison.seeds_needed for v in alike])
+    if any(v.tests > 1 for v in alike):
+        corrected = _median_text([v.seeds_needed(layout.alpha) for v in alike])
+        needs += f" in a single test, and {corrected} after Holm's correction"
+    which = f" of the {len(alike)} tests with {_seeds_text(first)}"
     of = "" if len(alike) == len(known) else which
     visible_text, sd_text = (metric.difference_text(x, digits=2) for x in (visible, sd))
     return [
         f"Power: {n} seeds show a difference of {visible_text} with 80% probability "
         f"in a single test (standard deviation {sd_text}, the median{of}); the "
-        f"median difference seen here would need {many} seeds."
+        f"median difference seen here would need {needs}."
     ]
+
+
+def _median_text(seeds: Sequence[float]) -> str:
+    median = float(np.median(seeds))
+    return f"{'more than 1000' if math.isinf(median) else math.ceil(median)} seeds"

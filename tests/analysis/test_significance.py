@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from fixtures.fake_results import FakeSweep
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.significance import winning
 from lt_sweeps.analysis.stats import detectable
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.api.opened_sweep import open_sweep
+from lt_sweeps.reporting.csv_tables import verdicts_table
 from lt_sweeps.reporting.figures.captions import winning_sentences
 from lt_sweeps.reporting.sweep_report import report
 
@@ -161,6 +164,47 @@ def test_the_limits_of_five_seeds_are_said(sweep: FakeSweep) -> None:
     assert "paired t, beside Student's" in says and "Holm within each panel (1 tests)" in says
     assert "cannot fall below p = 0.0625, so it never reaches 0.05" in says
     assert "Power: 5 seeds show a difference of" in says
+
+
+def test_a_verdict_that_depends_on_the_size_of_the_family_says_so(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9, 0.9])
+    for criterion in ("movement", "random"):  # p = 0.03 at two levels, and 0.4 at the last
+        line(sweep, criterion, [0.8952, 0.8952, 0.8972], spread=0.001)
+    one = sweep.analysis(baseline="large_final", equivalence=None)
+    movement, _, hint, *_ = one.test_sentences
+    assert movement.endswith("without the correction for 6 tests, below at 2 of the undecided.")
+    assert hint.startswith("Hint: ") and "family=line" in hint and "tested=" in hint
+
+
+def test_a_family_that_cannot_be_smaller_gets_no_hint(sweep: FakeSweep) -> None:
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "movement", [0.9008, 0.9008], spread=0.001)
+    one, *rest = sweep.analysis(baseline="large_final").test_sentences
+    assert one == (
+        "fc on digits: movement against large_final: undecided at 2 of 2 levels; without the "
+        "correction for 2 tests, above at 2 of the undecided."
+    )
+    assert "Hint" not in " ".join(rest)
+
+
+def test_the_seeds_needed_are_counted_for_the_whole_family_too(sweep: FakeSweep) -> None:
+    """A single test of this difference needs fewer seeds than a verdict after Holm's correction."""
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "movement", [0.9008, 0.9008], spread=0.001)
+    one = sweep.analysis(baseline="large_final")
+    (verdict, _), effect = one.verdicts, 0.0028 / (0.001 * 3.5**0.5)  # sd of 4, 1, 0, 1, 4
+    single, corrected = (
+        math.ceil(TTestPower().solve_power(effect_size=effect, alpha=alpha, power=0.8))
+        for alpha in (0.05, 0.025)
+    )
+    assert single < corrected
+    assert verdict.comparison.seeds_needed == single
+    assert verdict.seeds_needed(0.05) == corrected
+    assert f"need {single} seeds in a single test, and {corrected} seeds after Holm's" in " ".join(
+        one.test_sentences
+    )
+    tests = verdicts_table(one)
+    assert {*tests["seeds_needed"]} == {single} and {*tests["seeds_needed_holm"]} == {corrected}
 
 
 def test_power_is_of_one_kind_of_test_and_the_most_common(sweep: FakeSweep) -> None:

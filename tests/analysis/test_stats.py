@@ -304,6 +304,12 @@ def test_of_100_differences_that_other_seeds_can_show_welchs_test_finds_80(
     assert (p < alpha).mean() == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.parametrize("effect", [1.0, 2.0, 5.0])
+def test_the_seeds_needed_are_exact_at_the_level_of_the_smallest_of_66_tests(effect: float) -> None:
+    n = int(seeds_needed(effect, 1.0, paired=True, alpha=0.05 / 66))
+    assert _power(effect, n - 1, 0.05 / 66) < 0.8 <= _power(effect, n, 0.05 / 66)
+
+
 def test_a_large_difference_needs_two_seeds_and_a_level_of_90_percent_finds_any() -> None:
     for effect in (20.0, 50.0, 1e3, 1e9):
         assert seeds_needed(effect, 1.0, paired=True, alpha=0.05) == 2
