@@ -46,6 +46,7 @@ class Endpoint:
     sparsity: float = math.nan
     cost: Cost = field(default_factory=Cost)
     crossing: Crossing | None = None  # of the means over seeds
+    failed: Point | None = None  # the level at which a chain of tests ended
     at_least: bool = False  # whether some run ends within the margin: its value is a lower bound
 
 
@@ -74,7 +75,7 @@ def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> dict[str, 
         Endpoint("peak", _numbers(peaks)),
         _not_inferior(curve, layout),
         Endpoint("area", _numbers(areas), sparsity=reached),
-        Endpoint("sparsest_tested", sparsity=_sparsest_tested(curve, layout)),
+        _sparsest_tested(curve, layout),
         *_tickets(curve, chooser, layout),
     )
     return {end.name: end for end in ends}
@@ -128,6 +129,20 @@ def not_inferior(point: Point, curve: Curve, layout: ReportConfig) -> bool:
     if len(above) < max(2, len(curve.seeds)):
         return False
     return p_above_zero(above, [*point.values.values(), *dense.values.values()]) < layout.alpha
+
+
+def why_failed(point: Point, curve: Curve, layout: ReportConfig) -> str:
+    """Say why a level failed the test of `not_inferior`; empty if its mean is outside the margin.
+
+    A noisy level can fail although its mean is within the margin, or even above dense.
+    """
+    both = sum(seed in point.values for seed in curve.dense.values) if curve.dense else 0
+    if both < len(curve.seeds):
+        return f"{both} of {len(curve.seeds)} seeds have a value"
+    dense = curve.dense.mean if curve.dense else math.nan
+    if not _reaches(curve.metric.worth(point.mean), _least_worth(curve, dense, layout)):
+        return ""
+    return f"{curve.metric.value_text(point.mean)} is within the margin but not significant"
 
 
 def _reaches(value: float, least: float) -> bool:
@@ -224,8 +239,11 @@ def _area(run: Sequence[Record], metric: str, least: float) -> float:
     return float(np.trapezoid(y, x) / end)
 
 
-def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
-    """The highest sparsity that fixed-sequence tests show to be not inferior to dense."""
+def _sparsest_tested(curve: Curve, layout: ReportConfig) -> Endpoint:
+    """The highest sparsity that fixed-sequence tests show to be not inferior to dense.
+
+    `failed` is the level whose test ended the sequence; None if every level passed.
+    """
     # The question is how far a network can be pruned, so the answer is one sparsity. Testing every
     # level and taking the sparsest that passes would be wrong: among twenty levels at alpha = 0.05
     # about one passes by chance, and that level is then the answer, however sparse it is.
@@ -238,13 +256,14 @@ def _sparsest_tested(curve: Curve, layout: ReportConfig) -> float:
     # probability alpha. So every test may use the full alpha, without a correction (fixed-sequence
     # testing, Maurer et al. 1995). The price: one noisy level hides all sparser levels.
     if curve.dense is None:
-        return math.nan
-    reached = 0.0
+        return Endpoint("sparsest_tested")
+    reached, failed = 0.0, None
     for point in curve.points:
         if point.pruned and not not_inferior(point, curve, layout):
+            failed = point
             break
         reached = 1 - point.percent / 100
-    return reached
+    return Endpoint("sparsest_tested", sparsity=reached, failed=failed)
 
 
 def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]:

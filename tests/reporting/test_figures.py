@@ -142,7 +142,7 @@ def test_a_caption_states_n_band_test_margin_and_stages(sweep: FakeSweep) -> Non
         "paired t",
         "Holm within each panel",
         "Not inferior to dense by 2 points",
-        "large_final 80%, random at no level",
+        "large_final 80% (its last level), random at no level",
     ):
         assert says in figure.caption
     assert figure.stages == ("dense", "large_final-1", "random-1")
@@ -348,6 +348,24 @@ def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
             sweep.cell(data, seed, accuracies=means, **options)
     sentence = not_inferior_sentence(sweep.analysis(panels=["dataset"]))
     assert "digits: large_final 64%" in sentence and "cifar10: large_final at no level" in sentence
+
+
+def test_a_line_that_a_noisy_level_stopped_says_so(sweep: FakeSweep) -> None:
+    """`noisy` is above dense on average at its second level, and would read as the worse line."""
+    for seed in range(3):
+        first = 0.9 + 0.001 * seed
+        levels: dict[str, list[float | None]] = {
+            "noisy": [0.9, first, 0.9 + 0.031 * seed, 0.5],
+            "calm": [0.9, first, first],
+            "late": [0.9, first, first if seed else None],
+        }
+        for name, accuracies in levels.items():
+            sweep.cell(name, seed, accuracies=accuracies, choices={"mask_criterion": name})
+    sentence = not_inferior_sentence(sweep.analysis(lines=["mask_criterion"]))
+    assert (
+        "noisy 80% (at 64%: 93.10 is within the margin but not significant), calm 64% (its last "
+        "level), late 80% (at 64%: 2 of 3 seeds have a value)."
+    ) in sentence
 
 
 def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lt_sweeps.analysis.curve import Curve, by_panel
+from lt_sweeps.analysis.endpoint import Endpoint, why_failed
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.significance import Verdict, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -153,10 +154,9 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
 def not_inferior_sentence(analysis: Analysis) -> str:
     """Say how far each line can be pruned without being inferior to dense; name test and margin."""
     reached = [
-        # "100%" would read as a perfect score.
-        (curve, f"{100 * (1 - sparsity):.3g}%" if sparsity else "at no level")
+        (curve, _reached_text(curve, end, analysis.layout))
         for curve, endpoints in analysis.endpoints
-        if not math.isnan(sparsity := endpoints["sparsest_tested"].sparsity)
+        if not math.isnan((end := endpoints["sparsest_tested"]).sparsity)
     ]
     # A t-test needs two seeds. With one seed, "at no level" for every line would read as a result.
     if not reached or max(len(curve.seeds) for curve in analysis.curves) < 2:
@@ -166,6 +166,16 @@ def not_inferior_sentence(analysis: Analysis) -> str:
         f"after level, α = {analysis.layout.alpha:g}) down to these weights remaining: "
         f"{_listed(analysis, reached)}."
     )
+
+
+def _reached_text(curve: Curve, tested: Endpoint, layout: ReportConfig) -> str:
+    """Format as `64% (at 51.2% left: why that level failed)`, if its mean alone does not tell."""
+    # "100%" would read as a perfect score.
+    text = f"{100 * (1 - tested.sparsity):.3g}%" if tested.sparsity else "at no level"
+    if (failed := tested.failed) is None:
+        return f"{text} (its last level)"
+    why = why_failed(failed, curve, layout)
+    return f"{text} (at {failed.percent:.3g}%: {why})" if why else text
 
 
 def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
