@@ -33,6 +33,7 @@ def raised_alarms(analysis: Analysis) -> list[str]:
         *([f"{ALL_DIVERGED}."] if everywhere else _diverged_lines(curves)),
         *_absent_lines(analysis),
         *_unmeasured(analysis),
+        *_unlearned(curves),
         *_missed_targets(curves),
         *_several_dense(curves),
         *_equal_arms(analysis),
@@ -59,6 +60,25 @@ def _unmeasured(analysis: Analysis) -> Iterator[str]:
         yield (
             f"{curve.panel}: {curve.label} has no {analysis.metric}, which the tables compare; "
             f"its task is judged by {curve.metric.words}. Its rows are only in records.csv."
+        )
+
+
+def _unlearned(curves: Sequence[Curve]) -> Iterator[str]:
+    """Report dense networks that learned nothing: any pruned network can match such a network."""
+    # The accuracy of always predicting the largest class would be the better limit, but records
+    # know neither the classes nor their frequencies.
+    lines: dict[tuple[str, frozenset[tuple[str, str]], int], list[str]] = {}
+    for curve in curves:
+        dense = [r for r in distinct(curve.cells) if not r.level and r.kind == "train" and r.finite]
+        failed = frozenset(
+            (r.stage, r.seed) for r in dense if r.collapsed or r.reported_step == 0 < r.step
+        )
+        if failed:
+            lines.setdefault((curve.panel, failed, len(dense)), []).append(curve.label)
+    for (panel, failed, n_dense), owners in lines.items():
+        yield (
+            f"{panel}: {len(failed)} of {n_dense} dense networks of {listed(owners)} learned "
+            "nothing: they predict one class, or no step lowered the validation loss."
         )
 
 
