@@ -174,14 +174,19 @@ def _lines(curve: Curve) -> list[Curve]:
     return [curve] if curve.reference is None else [curve, curve.reference]
 
 
-def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
-    tickets = [
+def best_ticket(run: Iterable[Record], metric: Quantity, chooser: str) -> Record | None:
+    """Return the pruned ticket of a run with the best value of `chooser`, a validation metric."""
+    tickets = (
         row
         for row in run
         if row.percent_remaining < WHOLE
         and not any(math.isnan(row.value(name)) for name in (metric.name, chooser))
-    ]
-    best = max(tickets, key=lambda row: metric.worth(row.value(chooser)), default=None)
+    )
+    return max(tickets, key=lambda row: metric.worth(row.value(chooser)), default=None)
+
+
+def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
+    best = best_ticket(run, metric, chooser)
     return math.nan if best is None else best.value(metric.name)
 
 

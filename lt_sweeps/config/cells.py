@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.composition import ComposedCell, Composer, choices_of, resolved
 from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.option_files import refuse_hidden_options
 from lt_sweeps.config.overrides import is_group, key_of
 from lt_sweeps.config.report_config import frozen_report
 from lt_sweeps.config.sweep_spec import SweepSpec
@@ -105,9 +106,15 @@ def _by_option(
 
 
 def _config_dirs(hydra: DictConfig) -> list[Path]:
-    """Return the folders on disk that Hydra reads options from."""
+    """Return the folders on disk that Hydra reads options from.
+
+    Raises: ValueError: Hydra would not read one of their options, because ours has the same name.
+    """
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    return [Path(path) for path in sources if path]
+    folders = [Path(path) for path in sources if path]
+    for folder in folders:
+        refuse_hidden_options(folder)
+    return folders
 
 
 def _cell(

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lt_sweeps.config.call import Config
-from lt_sweeps.config.errors import CONF
+from lt_sweeps.config.errors import CONF, OF_VERBS
 from lt_sweeps.config.spelling import unknown
 
 
@@ -34,6 +34,25 @@ def check_own_options(folder: str) -> None:
         raise ValueError(
             f"--config-dir: got {folder}; give a folder that holds GROUP/NAME.yaml of your own"
         )
+
+
+def refuse_hidden_options(folder: Path) -> None:
+    """Refuse a file of the user that Hydra would not read, because ours has the same name.
+
+    Files of the groups of `option_names` are read, and files with the content of ours do no harm.
+
+    Raises: ValueError: the folder has such a file.
+    """
+    for file in sorted(folder.rglob("*.yaml")):
+        name = file.relative_to(folder)
+        ours = CONF / name
+        if name.parts[0] in (*OF_VERBS, "figure") or not ours.is_file() or file.samefile(ours):
+            continue
+        if file.read_bytes() != ours.read_bytes():
+            raise ValueError(
+                f"{file}: lt_sweeps has an option of this name, which would be used instead; "
+                "rename yours"
+            )
 
 
 def read_option(group: str, name: str, *, where: str, config_dir: str | None = None) -> Config:

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf, flag_override, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, read_write
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import digest
@@ -23,6 +23,14 @@ from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.execution.hydra_plugins import CellLauncher, CellSweeper, PlanLauncher, searches
 
 _log = logging.getLogger("lt_sweeps")
+
+
+class _Refused(BaseException):
+    """An error of our callback: Hydra turns any `Exception` of a callback into a warning."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class SearchSweep(Callback):
@@ -36,9 +44,15 @@ class SearchSweep(Callback):
     begun: ClassVar[DictConfig | None] = None  # the config of the multirun
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            self._join(config)
+        except Exception as error:
+            raise _Refused(error) from None
+
+    def _join(self, config: DictConfig) -> None:
         hydra = config.hydra
         if not all("_target_" in plugin for plugin in (hydra.sweeper, hydra.launcher)):
-            return  # Hydra refuses it itself; an error of a callback would only be a warning
+            return  # Hydra refuses it itself
         for kind in ("sweeper", "launcher"):
             _register_own(kind, hydra[kind])
         ours = issubclass(get_class(hydra.launcher["_target_"]), CellLauncher)
@@ -59,10 +73,15 @@ class SearchSweep(Callback):
 
 @contextmanager
 def search_reported() -> Iterator[None]:
-    """Report the sweep of a search when the block ends, even if a trial failed."""
+    """Report the sweep of a search when the block ends, even if a trial failed.
+
+    Raises: ValueError: the search was refused (see `SearchSweep`).
+    """
     SearchSweep.begun = None
     try:
         yield
+    except _Refused as refused:
+        raise refused.error from None
     except Exception:
         _end_search()
         raise
@@ -92,9 +111,14 @@ def _check_objective(config: DictConfig) -> None:
     objective, sweeper = Objective.of(config.objective), config.hydra.sweeper
     if not searches(config.hydra):
         return
-    said = sweeper.get("direction")  # Optuna's key: a str or an enum
+    said = sweeper.get("direction")  # Optuna's key: a str or an enum, or a list of them
+    directions = list(said) if isinstance(said, ListConfig) else [said]
+    if len(directions) != 1:
+        raise ValueError(
+            f"hydra.sweeper.direction: got {len(directions)} directions; an objective is one number"
+        )
     task: Any = OmegaConf.to_container(config.task) if config.get("task") else None
-    objective.check_direction(str(getattr(said, "name", said)), task)
+    objective.check_direction(str(getattr(directions[0], "name", directions[0])), task)
     if objective.looks_at_test:
         _log.warning(
             "objective: %s: a search that is tuned on the test set reports too good a test "

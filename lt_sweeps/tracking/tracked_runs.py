@@ -6,13 +6,15 @@ needs only the later ones, and a mirror can be killed at any moment and started 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lt_sweeps.analysis.curve import WHOLE
+from lt_sweeps.analysis.endpoint import best_ticket
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
+from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.storage.record import Record
 
 Row = Mapping[str, Any]
@@ -166,11 +168,6 @@ class TrackedCell:
         return [level.record for level in self.levels if level.record is not None]
 
     @property
-    def results(self) -> list[Row]:
-        """The result rows of the trained levels."""
-        return [level.result for level in self.levels if level.is_result]
-
-    @property
     def _dense(self) -> Row:
         """The result row of the trained network before any pruning; empty if there is none."""
         rows = (
@@ -219,32 +216,31 @@ class TrackedCell:
             settings={**self.settings, "seed": self.seed},
             about=self.about,
             rows=tuple(row for level in self.levels for row in level.rows),
-            summary=_summary(self.results, self._dense, self.metric),
+            summary=_summary(self.levels, self._dense, self.metric),
             done=self.done,
             tickets=tuple(level for level in self.levels if level.ticket is not None),
         )
 
 
-def _summary(results: list[Row], dense: Row, metric: Quantity) -> dict[str, Any]:
-    """A run's summary: its last and best level, and counts of diverged and collapsed levels."""
-    if not results:
+def _summary(levels: Iterable[Level], dense: Row, metric: Quantity) -> dict[str, Any]:
+    """A run's summary: its last and best level, and counts of diverged and collapsed levels.
+
+    The best level is that of the report: the pruned ticket with the best validation metric.
+    """
+    records = [level.record for level in levels if level.record is not None and level.is_result]
+    if not records:
         return {}
-    last = results[-1]
-    name = f"ticket/{metric.name}"
-    measured = [row for row in results if row.get(name) is not None]
+    last, name = records[-1], metric.name
+    best = best_ticket(records, metric, ReportConfig().chooser(name))
     summary = {
-        "levels": len(results),
-        "sparsity": last["sparsity"],
-        "percent_remaining": last["percent_remaining"],
-        "diverged_levels": sum(not row["ticket/finite"] for row in results),
-        "collapsed_levels": sum(bool(row["ticket/collapsed"]) for row in results),
+        "levels": len(records),
+        "sparsity": last.sparsity,
+        "percent_remaining": last.percent_remaining,
+        "diverged_levels": sum(not record.finite for record in records),
+        "collapsed_levels": sum(bool(record.collapsed) for record in records),
+        f"dense_{name}": dense.get(f"ticket/{name}"),
+        f"last_{name}": last.measured(name),
     }
-    if measured:
-        best = max(measured, key=lambda row: metric.worth(row[name]))
-        summary |= {
-            f"dense_{metric.name}": dense.get(name),
-            f"last_{metric.name}": last.get(name),
-            f"best_{metric.name}": best[name],
-            "best_level": best["level"],
-        }
+    if best is not None:
+        summary |= {f"best_{name}": best.value(name), "best_level": best.level}
     return {name: value for name, value in summary.items() if value is not None}

@@ -50,6 +50,8 @@ WRONG = {
     "seeds={int:3}": "seeds.int: unknown key; did you mean `seeds.init`?",
     "experiment=deconstructing": "experiment: deconstructing; options: deconstructing/bimodal",
     "experiment=deconstructing/figure_3": "experiment: deconstructing/figure_3; options: ",
+    "--config-dir=taken recipe=digits": "*taken/recipe/digits.yaml: lt_sweeps has *",
+    "hydra.searchpath=[file://taken] schedule=global": "*taken/recipe/digits.yaml: lt_sweeps has*",
     "--config-dir=own experiment=noslash": "experiment/noslash: a group begins with a slash: ",
     "--config-dir=own experiment=nopackage": "experiment/nopackage: begin the file with `# @",
     "--config-dir=own experiment=nothing": "experiment: begin your yaml with `# @package",
@@ -178,6 +180,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "afile").write_text("hello")
     (tmp_path / "bad.yaml").write_text("x: [1")
     (tmp_path / "afolder").mkdir()
+    (tmp_path / "taken" / "recipe").mkdir(parents=True)
+    (tmp_path / "taken" / "recipe" / "digits.yaml").write_text("defaults: [_keys]\nlr: 7.0\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "latin.yaml").write_bytes(b"\xff\xfe")
     for name, text in OWN.items():

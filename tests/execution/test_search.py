@@ -127,6 +127,29 @@ def test_an_objective_that_no_cell_has_is_refused_before_anything_runs(
     assert not (tmp_path / "results" / "tickets").exists()
 
 
+@pytest.mark.parametrize(
+    ("direction", "said"),
+    [
+        ("minimize", "got minimize, and objective=val_metric is better high; give maximize"),
+        ("[minimize]", "got minimize, and objective=val_metric is better high; give maximize"),
+        ("[maximize,maximize]", "got 2 directions; an objective is one number"),
+    ],
+)
+@pytest.mark.parametrize("verb", [[], ["plan"]])
+def test_a_search_for_the_worst_value_is_refused_before_anything_runs(
+    search: Search,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    verb: list[str],
+    direction: str,
+    said: str,
+) -> None:
+    assert search(*verb, f"+hydra.sweeper.direction={direction}") == 1
+    assert f"error: hydra.sweeper.direction: {said}\n" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    assert search("+hydra.sweeper.direction=maximize") == 0
+
+
 @pytest.mark.parametrize("word", ["accuracy", "val_accuracy@x", "area@3", "val_accuracy@"])
 def test_a_text_that_can_be_no_objective_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"^objective: got '.*'; give sparsest_not_inferior, area"):

@@ -158,6 +158,24 @@ def test_torchs_pruned_checkpoints_are_read(
     assert failing(tmp_path) == ["nesting"]
 
 
+@pytest.mark.parametrize("of_first", ["_orig", ""])
+def test_masks_next_to_weights_are_masks_with_and_without_torchs_suffix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], of_first: str
+) -> None:
+    masks = {"a.weight": torch.eye(4), "b.weight": torch.ones(4, 4).triu()}
+    state = {f"{name}_mask": mask for name, mask in masks.items()}
+    state |= {f"a.weight{of_first}": torch.randn(4, 4), "b.weight": torch.randn(4, 4).triu()}
+    if not of_first:
+        state["a.weight"] *= masks["a.weight"]
+    safetensors.torch.save_file(state, tmp_path / "half.safetensors")
+    assert main(["audit", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("sparsity 0.5625 (", "a.weight 0.75", "b.weight 0.375"))
+    state["b.weight"] += 1  # its pruned weights are no longer 0
+    safetensors.torch.save_file(state, tmp_path / "half.safetensors")
+    assert failing(tmp_path) == ["pinned"]
+
+
 def test_a_tied_weight_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     prune.l1_unstructured(module[0], "weight", amount=0.75)

@@ -85,7 +85,7 @@ def test_a_cell_over_its_seeds_is_a_run_with_mean_and_interval(
     assert sync(folder) == 0
     (mean,) = (run for run in wandb_server.runs.values() if "-mean-" in run["name"])
     last = wandb_server.rows(mean["name"])[-1]
-    values = [source.results[-1]["ticket/test_accuracy"] for source in tracked_cells(folder)]
+    values = [source.levels[-1].result["ticket/test_accuracy"] for source in tracked_cells(folder)]
     assert last["mean/ticket/test_accuracy"] == pytest.approx(sum(values) / 3)
     assert last["ci_low/ticket/test_accuracy"] < min(values)
     assert (last["ticket/seeds"], last["ticket/finite_seeds"]) == (3, 3)
@@ -292,7 +292,7 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
         for number, (name, version) in enumerate(mine):
             aliases = sorted(each["alias"] for each in version["aliases"])
             assert aliases == ["latest", f"level-{number}"]
-            facts, result = json.loads(version["metadata"]), tracked.results[number]
+            facts, result = json.loads(version["metadata"]), tracked.levels[number].result
             assert facts["test_accuracy"] == result["ticket/test_accuracy"]
             assert (facts["sparsity"], facts["level"]) == (result["sparsity"], number)
             assert (facts["line"], facts["seed"]) == ("mask_criterion", tracked.seed)

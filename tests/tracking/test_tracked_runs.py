@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,26 @@ def test_a_result_is_the_record(cell: Make, swept: Swept) -> None:
     (source,) = tracked_cells(folder)
     path = folder.parent.parent / "runs" / source.signature / "0" / "records.jsonl"
     record = json.loads(path.read_text().splitlines()[2])
-    result = source.results[2]
+    result = source.levels[2].result
     assert result["ticket/test_accuracy"] == record["test_accuracy"]
     assert result["ticket/best_step"] == record["best_step"]
     assert source.run.summary["last_test_accuracy"] == record["test_accuracy"]
     assert source.run.summary["levels"] == 3
+
+
+def test_the_best_level_is_chosen_on_validation_among_pruned_networks(
+    cell: Make, swept: Swept
+) -> None:
+    (source,) = tracked_cells(swept(cell()))
+    scores = [(0.9, 0.9), (0.6, 0.5), (0.5, 0.8)]  # validation and test: of dense, level 1 and 2
+    levels = []
+    for level, (val, test) in zip(source.levels, scores, strict=True):
+        assert level.record is not None
+        record = replace(level.record, val_accuracy=val, test_accuracy=test)
+        levels.append(replace(level, record=record))
+    summary = replace(source, levels=tuple(levels)).run.summary
+    assert (summary["best_level"], summary["best_test_accuracy"]) == (1, 0.5)
+    assert (summary["dense_test_accuracy"], summary["last_test_accuracy"]) == (0.9, 0.8)
 
 
 def test_the_curve_of_a_training_that_runs_is_there_from_its_checkpoint(

@@ -107,11 +107,13 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
     tensors = {n: t.to_dense() for n, t in inner.items() if isinstance(t, Tensor)}
     groups = split_by_prefix(tensors)
     masks, state = dict(groups[MASK]), dict(groups[""])
-    pairs = {n.removesuffix("_mask") for n in state if n.endswith("_mask")}
-    pairs = {name for name in pairs if f"{name}_orig" in state}
-    for name in pairs:
-        masks[name] = state.pop(f"{name}_mask")
-        state[name] = state.pop(f"{name}_orig")
+    masked = [n.removesuffix("_mask") for n in state if n.endswith("_mask")]
+    original = frozenset(name for name in masked if f"{name}_orig" in state)
+    state |= {name: state.pop(f"{name}_orig") for name in original}
+    for name in masked:
+        mask, weight = state[f"{name}_mask"], state.get(name)
+        if weight is not None and (name in original or mask.shape == weight.shape):
+            masks[name] = state.pop(f"{name}_mask")
     text = str(path.relative_to(where)) if path != where else path.name
     level = _LEVEL.search(text)
     series = _LEVEL.sub("level", text)
@@ -122,7 +124,7 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
         int(level[1]) if level else None,
         masks,
         state,
-        frozenset(pairs),
+        original,
         metrics=metrics,
     )
 
