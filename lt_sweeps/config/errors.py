@@ -69,13 +69,13 @@ def complaint(error: BaseException) -> str | None:
 
 
 def yaml_value(key: str, text: str) -> Any:
-    """Parse the value that a user typed for a key as yaml.
+    """Parse the value that a user typed for a key as yaml, with Hydra's numbers: 1e-3 is one.
 
     Raises: ValueError: the value is not valid yaml.
     """
     try:
-        return yaml.safe_load(text)
-    except YAMLError:
+        return OmegaConf.to_container(OmegaConf.create(f"- {text}"))[0]  # type: ignore[index]
+    except (YAMLError, OmegaConfBaseException):
         raise ValueError(f"{key}: got {text}; close the brackets and quotes of a value") from None
 
 

@@ -9,7 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lt_sweeps.config.spelling import listed, nearest
 from lt_sweeps.models.prunable import Layer
@@ -113,8 +115,9 @@ def _erk(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 def _read(file: str) -> Mapping[str, float] | Sequence[float]:
     try:
-        densities = yaml.safe_load(Path(file).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = Path(file).read_text("utf-8")
+        densities = OmegaConf.to_container(OmegaConf.create(text))  # 1e-3 is a number, as in Hydra
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"schedule.file: {file} cannot be read: {said}") from None
     if not isinstance(densities, (Mapping, list)):

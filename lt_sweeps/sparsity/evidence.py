@@ -99,11 +99,18 @@ def _call(config: Mapping[str, Any], where: str, allowed: tuple[str, ...]) -> Ca
 def _evidence(
     call: Call, where: str, allowed: tuple[str, ...], *, timed: bool = False
 ) -> tuple[str, ...]:
-    """The names of a function's tensor parameters; `timed` also allows names such as `at_500it`."""
+    """The names of a function's tensor parameters; `timed` also allows names such as `at_500it`.
+
+    A parameter without an annotation is a tensor if it has no default or the name of evidence.
+    """
     names = tuple(
         name
         for name, parameter in inspect.signature(call.function).parameters.items()
-        if "Tensor" in str(parameter.annotation) or parameter.annotation is parameter.empty
+        if "Tensor" in str(parameter.annotation)
+        or (
+            parameter.annotation is parameter.empty
+            and (parameter.default is parameter.empty or name in allowed)
+        )
     )
     unknown = [n for n in names if n not in allowed and not (timed and n.startswith("at_"))]
     if unknown:

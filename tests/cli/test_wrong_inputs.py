@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.errors import complaint
+from lt_sweeps.config.errors import complaint, yaml_value
 from lt_sweeps.execution.submission import Submission
 
 WRONG = {
@@ -218,6 +218,11 @@ def test_a_key_that_one_cell_of_a_sweep_reads_is_taken(capsys: pytest.CaptureFix
 def test_a_wrong_word_of_a_verb_is_one_line(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = answer(shlex.split(words), capsys)
     assert starts(line, WRONG_OF_A_VERB[words]), line
+
+
+def test_a_typed_number_with_an_exponent_is_a_number() -> None:
+    assert yaml_value("alpha", "1e-1") == 0.1
+    assert yaml_value("ylim", "[1e-1,1]") == [0.1, 1]
 
 
 def test_memory_that_is_not_there_is_one_line() -> None:

@@ -130,6 +130,16 @@ def misnamed(finl: Tensor, *, power: float = 1.0) -> Tensor:
     return finl**power
 
 
+def bare(final, *, power=1.0):
+    return final**power
+
+
+def test_an_argument_with_a_default_is_a_key_though_it_has_no_annotation() -> None:
+    criterion = Criterion.of({"_target_": f"{__name__}.bare", "power": 2.0})
+    assert [name for name, _ in criterion.evidence] == ["final"]
+    assert criterion.call(final=torch.tensor([3.0])).tolist() == [9.0]
+
+
 def test_evidence_that_there_is_not_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"names evidence finl; did you mean `final`\? it can"):
         Criterion.of({"_target_": f"{__name__}.misnamed"})

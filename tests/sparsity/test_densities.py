@@ -57,10 +57,12 @@ def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) ->
     expected = (40, 30, 6)
     by_name = {"c": 0.1, "a": 1, "b": 0.3}
     (tmp_path / "densities.json").write_text(json.dumps(by_name))
+    (tmp_path / "densities.yaml").write_text("{c: 1e-1, a: 1, b: 3e-1}")
     for (target,) in (
         given(LAYERS, densities=by_name),
         given(LAYERS, densities=[1, 0.3, 0.1]),
         given(LAYERS, file=str(tmp_path / "densities.json")),
+        given(LAYERS, file=str(tmp_path / "densities.yaml")),
     ):
         assert target.keep == expected and target.scope == "layer"
         assert target.sparsity == pytest.approx(1 - 76 / 200)
