@@ -66,14 +66,22 @@ class Submission:
             )
         folder = name or settings.search or f"{plan.cells[0].experiment}-{self.content[:8]}"
         self.folder = settings.root / "sweeps" / folder.replace("/", "-")
-        before = self.sweep.usable_manifest
-        if before is not None and not self._goes_on_with(before):
-            if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in plan.cells):
-                check_same(self.sweep, plan, [u for cell in before.cells for u in cell.units])
-            raise ValueError(
-                f"name: {folder!r} is taken by {self._owner(before)}; choose another name: "
-                "stored results are used again"
-            )
+        self._check_name(self.sweep.usable_manifest)
+
+    def _check_name(self, before: Manifest | None) -> None:
+        """Check that the sweep's name is free, or belongs to a sweep that this one continues.
+
+        Raises: ChangedCode, ValueError: as `Submission`.
+        """
+        if before is None or self._goes_on_with(before):
+            return
+        cells = self.plan.cells
+        if _asked(c.config for c in before.cells) == _asked(c.cell.config for c in cells):
+            check_same(self.sweep, self.plan, [u for cell in before.cells for u in cell.units])
+        raise ValueError(
+            f"name: {self.folder.name!r} is taken by {self._owner(before)}; choose another name: "
+            "stored results are used again"
+        )
 
     def _owner(self, before: Manifest) -> str:
         """Describe the sweep that has this name: its overrides, and how its cells differ."""
@@ -190,6 +198,7 @@ class Submission:
     ) -> SweepFolder:
         with locked(self.folder / ".lock"):
             before = self.sweep.usable_manifest
+            self._check_name(before)  # another command may have taken it since the plan was made
             if before is None and os.path.lexists(self.sweep.path):
                 set_aside(self.sweep.path, "damaged")
             frozen = manifest_of(

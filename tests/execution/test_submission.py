@@ -91,6 +91,11 @@ def test_a_name_is_one_sweeps(cell: Make, tmp_path: Path) -> None:
         ValueError, match="is taken by another sweep in .* lacks 1 of these 2 cells"
     ):
         frozen(plan([cell(), cell(seed=1)]), tmp_path, "mine")
+    # Two commands with one new name: both were planned before the first was frozen.
+    both = [Submission(plan([cell(seed=seed)]), settings(tmp_path, "new")) for seed in (0, 1)]
+    both[0].freeze([])
+    with pytest.raises(ValueError, match="name: 'new' is taken by another sweep in "):
+        both[1].freeze([])
     unnamed = replace(settings(tmp_path, None), search="mine")
     with pytest.raises(ValueError, match="name: 'mine' is taken by another sweep in "):
         Submission(plan([cell(seed=1)]), unnamed)
@@ -170,7 +175,7 @@ def test_a_copied_root_is_resumed_where_the_first_folder_is_missing(
     monkeypatch.chdir(tmp_path)
     again = resumed(copied)
     assert len(again.missing()) == len(made.units) and again.settings.root == tmp_path / "copy"
-    assert f"started in {gone.cwd} (No such file or directory)" in capsys.readouterr().err
+    assert f"cannot enter {gone.cwd}, where the sweep was started (No such" in capsys.readouterr().err
 
 
 def test_a_search_grows_by_its_trials_and_leaves_the_packs_of_others(
