@@ -175,7 +175,9 @@ def test_a_copied_root_is_resumed_where_the_first_folder_is_missing(
     monkeypatch.chdir(tmp_path)
     again = resumed(copied)
     assert len(again.missing()) == len(made.units) and again.settings.root == tmp_path / "copy"
-    assert f"cannot enter {gone.cwd}, where the sweep was started (No such" in capsys.readouterr().err
+    assert (
+        f"cannot enter {gone.cwd}, where the sweep was started (No such" in capsys.readouterr().err
+    )
 
 
 def test_a_search_grows_by_its_trials_and_leaves_the_packs_of_others(
