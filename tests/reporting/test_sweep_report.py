@@ -200,6 +200,14 @@ def test_each_model_has_its_own_panel_and_its_own_sparsities(sweep: FakeSweep) -
     assert summary["percent_remaining"].tolist() == [100, 80, 100, 81]
 
 
+def test_the_tables_of_endpoints_say_once_what_each_column_answers(sweep: FakeSweep) -> None:
+    for model in ("fc", "conv4"):
+        sweep.cell(model, accuracies=[0.9, 0.8], choices={"model": model})
+    text = " ".join(_run(sweep.folder)[0].split())
+    assert text.count("with margin=2%, next to the response to arXiv:1912.04427") == 1
+    assert text.count("lead up to a ticket; its own training comes on top") == 1
+
+
 def test_the_terminal_says_how_sparse_a_line_may_be_and_still_match_dense(
     sweep: FakeSweep,
 ) -> None:
