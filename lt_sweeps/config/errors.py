@@ -40,6 +40,9 @@ def complaint(error: BaseException) -> str | None:
     """Return the one-line answer to a mistake, in user-defined code too; None for a bug of ours."""
     if plugin := _broken_plugin(error):
         return plugin
+    if isinstance(error, RuntimeError) and _module_of(error) == "submitit":
+        said = _one_line(error).removeprefix("sbatch: error: ")
+        return f"hydra/launcher: {said}; hint: leave out hydra/launcher=submitit_slurm to run here"
     match error:
         case MissingConfigException():
             return _unknown_option(error)
@@ -237,9 +240,13 @@ def _broken_plugin(error: BaseException) -> str:
 
 def _of_ours_or_hydra(error: Exception) -> bool:
     """Whether the frame that raised belongs to this package or to Hydra."""
+    return _module_of(error) in ("lt_sweeps", "hydra")
+
+
+def _module_of(error: BaseException) -> str:
+    """Return the top-level package of the frame that raised an error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    name = frames[-1].f_globals.get("__name__", "") if frames else ""
-    return name.split(".")[0] in ("lt_sweeps", "hydra")
+    return frames[-1].f_globals.get("__name__", "").split(".")[0] if frames else ""
 
 
 def _one_line(error: BaseException) -> str:

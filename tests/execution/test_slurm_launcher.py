@@ -211,3 +211,57 @@ def test_refused_jobs_can_be_fewer_and_their_canary_does_not_stay(
         assert re.search(r"jobs +2, each", capsys.readouterr().out)
     names = {pack.name for pack in sweep.manifest.packs}
     assert names == {pack.name for pack in SweepFolder(sweep.folder).packs()}, "as they were"
+
+
+@pytest.mark.parametrize("absent", ["sbatch", "scontrol", "squeue"])
+def test_a_machine_without_a_program_of_slurm_is_refused_before_anything_is_written(
+    absent: str,
+    refusing: None,
+    cell: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A missing `scontrol` used to be tried three times, after the sweep was frozen."""
+    (tmp_path / absent).unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    submission = Submission(plan([cell(tracker={})]), settings(tmp_path / "results", "mine"))
+    with pytest.raises(
+        ValueError, match=f"no program `{absent}` on PATH; .*leave out hydra/launcher=slurm to run"
+    ):
+        submit_missing(submission, SlurmResources(gpus=0))
+    assert not (tmp_path / "results/sweeps/mine/manifest.json").exists()
+
+
+def test_a_controller_that_does_not_answer_is_named(
+    refusing: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scontrol").unlink()
+    unreachable = "Unable to contact slurm controller (connect failure)"
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho '{unreachable}' >&2; exit 1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    for words in ([*WORDS[1:], "device=cpu", "name=mine"], ["resume", "mine"]):
+        assert main(words) == 1
+        said = capsys.readouterr().err
+        assert "error: slurm: the controller does not answer: `scontrol` failed three" in said
+        assert said.rstrip().endswith(unreachable)
+
+
+@pytest.mark.parametrize("reachable", [False, True])
+def test_the_stock_launcher_of_slurm_fails_in_one_line(
+    reachable: bool,
+    refusing: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its error used to be a traceback of sixty lines."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    if not reachable:
+        (tmp_path / "srun").unlink()
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([*WORDS[2:], "hydra/launcher=submitit_slurm"]) == 1
+    reason = "invalid partition specified: nope" if reachable else 'Could not detect "srun"'
+    *others, line = capsys.readouterr().err.splitlines()
+    assert others in ([], [REFUSED]), "submitit passes on what sbatch says"
+    assert line.startswith(f"error: hydra/launcher: {reason}")
+    assert line.endswith("; hint: leave out hydra/launcher=submitit_slurm to run here")

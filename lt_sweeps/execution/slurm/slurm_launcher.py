@@ -21,7 +21,7 @@ from lt_sweeps.execution.run_settings import RunSettings, check_writable
 from lt_sweeps.execution.slurm import partition_jobs
 from lt_sweeps.execution.slurm.code_snapshot import copy_code
 from lt_sweeps.execution.slurm.resources import SlurmResources, check_options
-from lt_sweeps.execution.slurm.squeue import batches, has_slurm, queued
+from lt_sweeps.execution.slurm.squeue import batches, check_slurm, queued
 from lt_sweeps.execution.slurm.submit import Arrays
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.cell_plan import Planned
@@ -49,8 +49,8 @@ def submit_missing(submission: Submission, profile: SlurmResources) -> int:
     """Submit the units of a submission that are missing and not queued; return the exit status."""
     settings = submission.settings
     check_writable(settings.root)
-    if not settings.dry_run and not has_slurm():
-        raise ValueError("hydra/launcher: slurm: no `squeue` here; submit from the cluster")
+    if not settings.dry_run:
+        check_slurm()
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {settings.device!r}; a job of Slurm takes auto, cpu or cuda")
     if settings.dry_run:

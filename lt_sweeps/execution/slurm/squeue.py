@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,16 @@ def has_slurm() -> bool:
     return shutil.which("squeue") is not None
 
 
+def check_slurm() -> None:
+    """Raises: ValueError: this machine lacks a program of Slurm that submitting jobs needs."""
+    for program in ("sbatch", "scontrol", "squeue"):
+        if shutil.which(program) is None:
+            raise ValueError(
+                f"hydra/launcher: slurm: no program `{program}` on PATH; submit from the cluster; "
+                "hint: leave out hydra/launcher=slurm to run here"
+            )
+
+
 class Queued(NamedTuple):
     """A task in Slurm's queue; `reason` is Slurm's word for why it waits."""
 
@@ -159,6 +170,9 @@ _OVER = {
 }
 
 
+_UNREACHABLE = re.compile(r"contact|connect|socket timed out|timed out after", re.IGNORECASE)
+
+
 def _answer(command: Sequence[str], timeout: float) -> str:
     """Return the output of a Slurm command; try three times, because the controller may be busy."""
     message = ""
@@ -171,7 +185,8 @@ def _answer(command: Sequence[str], timeout: float) -> str:
         if done.returncode == 0:
             return done.stdout
         message = " ".join(done.stderr.split())
-    raise ValueError(f"slurm: `{command[0]}` failed three times, at last with: {message}")
+    silent = "the controller does not answer: " if _UNREACHABLE.search(message) else ""
+    raise ValueError(f"slurm: {silent}`{command[0]}` failed three times, at last with: {message}")
 
 
 def setting(name: str) -> str | None:
