@@ -85,7 +85,10 @@ def _check_known(
     defaults: Mapping[str, Mapping[str, Any] | None],
     line: Sequence[str],
 ) -> None:
-    """For an option without defaults, require the keys that all options with defaults set."""
+    """For an option without defaults, require the keys that all options with defaults set.
+
+    A key below the group itself (`model.net.blocks`) describes one option, so no other needs it.
+    """
     # Otherwise a model that the experiment does not define would silently be trained with the data
     # and the recipe that the config happens to have: VGG-16 on MNIST.
     defined = {name: keys for name, keys in defaults.items() if keys}
@@ -93,7 +96,8 @@ def _check_known(
     missing = [
         key
         for key in next(iter(defined.values()), {})
-        if key not in there and all(keys.get(key) is not None for keys in defined.values())
+        if not key.startswith(f"{group}.") and key not in there
+        if all(keys.get(key) is not None for keys in defined.values())
     ]
     if missing:
         lacks, given = " and ".join(missing), " and ".join(f"{key}=" for key in missing)

@@ -231,6 +231,24 @@ def test_what_a_sweeper_asks_for_is_mappings(spec: dict[str, object], said: str)
         SweepSpec.of(OmegaConf.create({"hydra": {"sweeper": spec}}))
 
 
+def test_a_key_of_an_options_own_group_is_set_for_that_option_alone(
+    multirun: Multirun, conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fully connected net has no blocks, and keeps its own hidden layers."""
+    keys = 'dataset: synthetic, model.net.blocks: "[[8]]", model.net.hidden: "[32]"'
+    text = f"hydra: {{sweeper: {{defaults_for: {{model: {{conv2: {{{keys}}}}}}}}}}}"
+    own = conf(experiment__mine=f"# @package _global_\n{text}\n")
+    words = ("experiment=mine", "seed=0", "mask_criterion=random", "model=fc,conv2")
+    assert main(["plan", own, *words]) == 1
+    assert "experiment mine defines no dataset for model=fc: give dataset=;" in (
+        capsys.readouterr().err
+    )
+    own = conf(experiment__mine=f"# @package _global_\n{text.replace('dataset: synthetic, ', '')}")
+    fc, conv = (cell.config["model"]["net"] for cell in multirun(own, *words))
+    assert fc["hidden"] == [300, 100] and "blocks" not in fc
+    assert (conv["blocks"], conv["hidden"]) == ([[8]], [32])
+
+
 def test_a_key_that_the_sweeper_does_not_take_is_refused(
     conf: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
