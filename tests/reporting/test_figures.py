@@ -373,7 +373,9 @@ def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
         options = {"choices": {"mask_criterion": name}, "sparsities": [0.0, sparsity]}
         sweep.cell(name, accuracies=[0.9, 0.8], **options)
     (figure,), _ = draw_figures(sweep.analysis(figures="layers", masks_at=[0.5]))
-    assert set(figure.data["panel"]) == {"fc on digits, 52.0 to 50.0% left"}
+    (panel,) = set(figure.data["panel"])
+    assert panel == "fc on digits, 52.0 to 50.0% left"
+    assert f"Weights remaining in {panel}: large_final 50.0%, random 52.0%." in figure.caption
 
 
 def test_a_panel_says_which_lines_leave_it_and_how_far(sweep: FakeSweep) -> None:
@@ -567,16 +569,23 @@ def test_a_matrix_of_masks_has_the_lines_of_its_panel_below_a_title_that_fits() 
     """A report of a whole root used to have rows for lines of all networks, and cut titles."""
     lines = {"fc on digits, 55.3 to 51.6% left": "ab", "resnet20 on cifar10, 50.0 to 43% left": "c"}
     rows = [
-        {"panel": panel, "line": one, "other": other, "overlap": 0.5, "chance": 0.4}
+        {
+            "panel": panel,
+            "line": one,
+            "other": other,
+            "overlap": 0.5,
+            "chance": 0.4 if one == "a" else 0.26,
+        }
         for panel, names in lines.items()
         for one in names
         for other in names
     ]
     sheet = mask_overlap._draw(pd.DataFrame(rows))
     sheet.canvas.draw()
-    for axes, names in zip(sheet.axes, lines.values(), strict=True):
+    said = ("26 to 40", "26")
+    for axes, names, percent in zip(sheet.axes, lines.values(), said, strict=True):
         assert [tick.get_text() for tick in axes.get_yticklabels()] == list(names)
-        assert axes.get_title().endswith("left\n(chance 40%)")
+        assert axes.get_title().endswith(f"left\n(chance {percent}%)")
         box = axes.title.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= sheet.bbox.width
 

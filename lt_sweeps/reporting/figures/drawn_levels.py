@@ -37,3 +37,17 @@ def panels_at(
     return [
         (curve, point, titles[place]) for (curve, point), place in zip(levels, places, strict=True)
     ]
+
+
+def percents_sentence(levels: Sequence[tuple[Curve, Point, str]]) -> str:
+    """Say which line of a panel has which percent; empty if all lines of each panel have the same.
+
+    `levels` are those of `panels_at`. The sentence begins with a space.
+    """
+    panels = []
+    for panel, members in group_by(levels, lambda level: level[2]).items():
+        percents = {curve.label: percent_text(point.percent) for curve, point, _ in members}
+        if len({*percents.values()}) > 1:
+            lines = ", ".join(f"{line} {percent}%" for line, percent in percents.items())
+            panels.append(f"{panel}: {lines}")
+    return f" Weights remaining in {'; '.join(panels)}." if panels else ""

@@ -15,7 +15,7 @@ from lt_sweeps.analysis.curve import Curve, Point, distinct
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import caption, span_text
-from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, percents_sentence, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
@@ -34,7 +34,7 @@ def layer_figures(analysis: Analysis) -> list[Figure]:
     stages = stage_ids([point for _, point, _ in levels])
     sentence = (
         "Percent of each layer's weights remaining; mean and range over seeds, "
-        f"n = {span_text(data['n'])}."
+        f"n = {span_text(data['n'])}.{percents_sentence(levels)}"
     )
     return [Figure("layers", caption(analysis, sentence), data, stages, draw)]
 

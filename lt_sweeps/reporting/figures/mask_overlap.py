@@ -16,7 +16,7 @@ from lt_sweeps.analysis.stored_weights import Arrays, masks
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import caption, span_text
-from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, percents_sentence, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # with its panel, and masks by seed
@@ -43,7 +43,7 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
         "Overlap of masks: weights that both keep, in percent of those that at least one keeps. On "
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
         f"means over {span_text(data['n'])} pairs. Chance: the overlap of independent "
-        "masks with the same densities in each layer."
+        f"masks with the same densities in each layer.{percents_sentence(levels)}"
     )
     lines = data.groupby("panel")["line"].nunique()
     if len(data) < sum(lines**2):
@@ -114,8 +114,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
         lines = list(dict.fromkeys(rows["line"]))
         matrix = rows.pivot_table(index="line", columns="other", values="overlap", sort=False)
         matrix = matrix.reindex(index=lines, columns=lines)
-        # One chance for the whole panel, because its lines differ in it by a percent or two.
-        chance = f"{100 * rows['chance'].mean():.0f}"
+        chance = span_text(np.round(100 * rows["chance"]).astype(int))
         separator = " " if len(title) < 26 else "\n"
         style.decorate(axes, title=f"{title}{separator}(chance {chance}%)", grid="")
         # White is no overlap. Full overlap is dark grey and not black (1 of 1.3), and large numbers
