@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.taken_options import not_taken
 from lt_sweeps.plan.cell_plan import Planned
+from lt_sweeps.plan.mask_notes import mask_notes
 from lt_sweeps.plan.stages import Prune, ancestors
 from lt_sweeps.sparsity.group_schedules import group_counts
 
@@ -20,6 +22,8 @@ def notes(planned: Sequence[Planned]) -> Iterator[str]:
     for cells in alike.values():
         yield from _given_weights(cells[0])
         yield from _late_milestones(cells[0])
+        yield from _unused_gamma(cells[0])
+        yield from mask_notes(cells[0])
         yield from _untaken(cells)
         yield from _counts_of_groups(cells[0])
 
@@ -42,6 +46,12 @@ def _late_milestones(cell: Planned) -> Iterator[str]:
                 f"recipe.milestones: {late} of a training of {recipe.length} steps; a "
                 "milestone at its end or later does nothing"
             )
+
+
+def _unused_gamma(cell: Planned) -> Iterator[str]:
+    recipes = [work.training.recipe for work in cell.trainings]
+    if recipes[0].gamma != Recipe.gamma and not any(recipe.milestones for recipe in recipes):
+        yield f"recipe.gamma: {recipes[0].gamma:g} does nothing without recipe.milestones"
 
 
 def _untaken(cells: Sequence[Planned]) -> Iterator[str]:

@@ -57,7 +57,8 @@ def test_an_axis_that_the_method_does_not_take_makes_no_new_cell(cell: Make) -> 
 
 
 def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
-    names, gmp = ["large_final", "random", "movement"], {"_target_": "lt_sweeps.plan.methods.gmp"}
+    names = ["large_final", "random", "movement"]
+    dense = {"_target_": "lt_sweeps.plan.methods.dense"}
     cells = [
         Cell(
             cell(mask_criterion={"_target_": f"lt_sweeps.sparsity.criteria.{name}"}, **more).config,
@@ -65,12 +66,12 @@ def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
             (),
             untaken=keys,
         )
-        for method, more, keys in [("imp", {}, ("method.every",)), ("gmp", {"method": gmp}, ())]
+        for method, more, keys in [("imp", {}, ("method.every",)), ("dense", {"method": dense}, ())]
         for name in names
     ]
     assert plan(cells).notes == (
         "imp takes no method.every",
-        "gmp takes no mask_criterion: one line instead of 3",
+        "dense takes no mask_criterion: one line instead of 3",
     )
 
 

@@ -35,6 +35,11 @@ def amc(
         finetune: the keys of the recipe that fine-tuning changes.
     """
     refuse_ticket(protocol, "amc", because="its densities suit trained weights")
+    if episodes > 0 and warmup >= episodes:
+        raise ValueError(
+            f"method: episodes={episodes}, warmup={warmup}; all episodes would have random "
+            "densities, and the agent would choose none; give more episodes or a shorter warmup"
+        )
     network, keep = init.network, sum(schedule[-1].keep)
     sparsifier = Amc(keep, _strides(network), episodes, warmup, float(lowest), recalibrate)
     fewest = sum(least(layer.size, lowest) for layer in network.layers)

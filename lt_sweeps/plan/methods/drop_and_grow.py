@@ -54,6 +54,16 @@ def rigl(
         end=int(end * length),
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
+    if not sparsifier.updates:
+        raise ValueError(
+            f"method: begin={begin:g}, end={end:g} are both step {sparsifier.begin} of {length}, "
+            "so the mask would never change; give a lower begin, a higher end or a longer recipe"
+        )
+    if int(sparsifier.moving(sparsifier.begin) * max(target.keep)) == 0:
+        raise ValueError(
+            f"method: fraction={fraction:g} replaces none of the {max(target.keep)} weights that "
+            "the largest layer keeps; give a larger fraction"
+        )
     trained = Train(at_init_ticket(init, recipe, target, RANDOM), stretched, sparsifier)
     result = trained if finetune is None else finetuned(trained, recipe, finetune)
     return Train(init, recipe), result

@@ -36,11 +36,17 @@ def gmp(
         raise ValueError(
             f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end < 1"
         )
+    first, last = int(begin * length), int(end * length)
+    if first == last:
+        raise ValueError(
+            f"method: begin={begin:g}, end={end:g} are both step {first} of {length}, so nothing "
+            "would be pruned gradually; give a lower begin, a higher end or a longer recipe"
+        )
     sparsifier = Gradual(
         target.scope,
         target.keep,
-        begin=int(begin * length),
-        end=int(end * length),
+        begin=first,
+        end=last,
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
         power=float(power),
     )

@@ -125,10 +125,16 @@ def _searches(
 
     Learning rate and beta start again in each round.
 
-    Raises: ValueError: `rounds` is less than 1.
+    Raises: ValueError: `rounds` is less than 1, or beta does not rise.
     """
     if rounds < 1:
         raise ValueError(f"method: rounds={rounds}; give 1 or more")
+    if soft.anneal != "constant" and soft.temperature(0, recipe.recipe) != 1:
+        raise ValueError(
+            f"method: anneal={soft.anneal} over {recipe.recipe.length} steps, an epoch or less, "
+            f"has beta at final_beta={soft.final_beta:g} from the start; give anneal=step, linear "
+            "or constant, or recipe.length=2ep or more"
+        )
     initial = logits_by("constant", value=float(s0))
     beta = soft.final_beta if round_reset == "paper" else 1.0
     reset = logits_by("reopened", beta=float(beta), highest=float(s0))

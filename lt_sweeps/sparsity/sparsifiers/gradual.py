@@ -43,6 +43,11 @@ class Gradual(Sparsifier):
     def kept_at_end(self) -> int:
         return sum(self.keep)
 
+    @property
+    def updates(self) -> tuple[int, ...]:
+        # The pruning at `begin` keeps all weights.
+        return (*range(self.begin + self.every, self.end, self.every), self.end)
+
     def acts(self, step: int, recipe: Recipe) -> When | None:
         due = (step - self.begin) % self.every == 0 or step == self.end
         return "before" if due and self.begin <= step <= self.end else None

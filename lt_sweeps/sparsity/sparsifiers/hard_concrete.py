@@ -14,8 +14,9 @@ from lt_sweeps.sparsity.mask_logits import Grain, first, grained
 from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, summed
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+CLOSED = math.log(-GAMMA / ZETA)  # log alpha below which the gate of a test is 0
 _EDGE = 1e-6
-_SHIFT = -BETA * math.log(-GAMMA / ZETA)  # P(gate is not 0) is sigmoid(log alpha + this)
+_SHIFT = -BETA * CLOSED  # P(gate is not 0) is sigmoid(log alpha + this)
 _LOWEST, _HIGHEST = math.log(1e-2), math.log(1e2)  # range of log alpha in the authors' code
 
 

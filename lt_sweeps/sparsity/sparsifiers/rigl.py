@@ -40,9 +40,12 @@ class RigL(Sparsifier):
                 "in (0, 1] and 1 step or more"
             )
 
+    @property
+    def updates(self) -> range:
+        return range(self.begin, self.end, self.every)
+
     def acts(self, step: int, recipe: Recipe) -> When | None:
-        due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
-        return "instead" if due else None
+        return "instead" if step in self.updates else None
 
     def moving(self, step: int) -> float:
         """The fraction of a layer's kept weights that is replaced at a step."""

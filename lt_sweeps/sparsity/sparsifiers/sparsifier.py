@@ -90,6 +90,11 @@ class Sparsifier:
         """Whether a training counts as a pruning: it ends one level above its start."""
         return self.kept_at_end is not None
 
+    @property
+    def updates(self) -> Sequence[int] | None:
+        """The steps at which a whole training changes the mask; None without a timetable."""
+        return None
+
     def search(self, state: TrainingState, score: Callable[[int], Sequence[float]]) -> None:
         """Find a mask, in place.
 

@@ -173,6 +173,7 @@ def test_a_search_is_known_by_what_it_tries(cell: Make) -> None:
         ),
         ({"lowest": 0.0}, "method: lowest=0; give a density between 0 and 1"),
         ({"episodes": 0}, "method: episodes=0, warmup=3"),
+        ({"episodes": 3}, "method: episodes=3, warmup=3; all episodes would have random densities"),
         ({"protocol": "ticket"}, "amc cannot search for tickets"),
     ],
 )
