@@ -12,8 +12,8 @@ from lt_sweeps.sparsity.sparsifiers import Continuous, HardConcrete, SoftThresho
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import CLOSED
 
 # The papers of gmp and rigl update a mask hundreds of times; that of Continuous Sparsification
-# raises beta in 85 epochs. Below a tenth of that, a schedule is hardly more than its end points.
-_FEW = 10
+# raises beta in 85 epochs. With fewer than 5, a schedule is hardly more than its end points.
+_FEW = 5
 _UNFELT = -30.0  # the sigmoid of this s is 1e-13, smaller than the weights of any network
 
 
