@@ -17,7 +17,7 @@ _FEW = 5
 _UNFELT = -30.0  # the sigmoid of this s is 1e-13, smaller than the weights of any network
 
 
-def mask_notes(cell: Planned) -> Iterator[str]:
+def notes_on_masks(cell: Planned) -> Iterator[str]:
     """Say which methods update, anneal or learn their mask too little."""
     method = cell.labels["method"]
     for work in cell.trainings:
@@ -27,7 +27,7 @@ def mask_notes(cell: Planned) -> Iterator[str]:
 
 
 def _updates(work: Work) -> str | None:
-    steps = work.sparsifier.updates
+    steps = work.sparsifier.mask_updates
     if steps is None or len(steps) >= _FEW:
         return None
     often = f"{len(steps)} times" if len(steps) > 1 else f"only once, at step {steps[0]}"

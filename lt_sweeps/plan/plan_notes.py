@@ -9,7 +9,7 @@ from lt_sweeps.config.keys import GROUPS
 from lt_sweeps.config.recipes import Recipe
 from lt_sweeps.config.taken_options import not_taken
 from lt_sweeps.plan.cell_plan import Planned
-from lt_sweeps.plan.mask_notes import mask_notes
+from lt_sweeps.plan.mask_notes import notes_on_masks
 from lt_sweeps.plan.stages import Prune, ancestors
 from lt_sweeps.sparsity.group_schedules import group_counts
 
@@ -23,7 +23,7 @@ def notes(planned: Sequence[Planned]) -> Iterator[str]:
         yield from _given_weights(cells[0])
         yield from _late_milestones(cells[0])
         yield from _unused_gamma(cells[0])
-        yield from mask_notes(cells[0])
+        yield from notes_on_masks(cells[0])
         yield from _untaken(cells)
         yield from _counts_of_groups(cells[0])
 

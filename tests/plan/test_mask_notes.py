@@ -61,11 +61,11 @@ def test_the_updates_are_the_steps_at_which_the_mask_may_change(
 ) -> None:
     """Gradual pruning keeps all weights at `begin`, so this step is none of them."""
     rigl, gradual = RigL(0.3, begin, end, every), Gradual("global", (10,), begin, end, every)
-    assert list(rigl.updates) == _acting(rigl)
-    left = [gradual.remaining(10**6, 10, step) for step in (begin, *gradual.updates)]
+    assert list(rigl.mask_updates) == _acting(rigl)
+    left = [gradual.remaining(10**6, 10, step) for step in (begin, *gradual.mask_updates)]
     assert left[0] == 10**6 and left[-1] == 10
     assert all(fewer < more for more, fewer in pairwise(left))
-    assert [begin, *gradual.updates] == _acting(gradual)
+    assert [begin, *gradual.mask_updates] == _acting(gradual)
 
 
 def test_continuous_sparsification_says_in_how_few_epochs_beta_rises(cell: Make) -> None:

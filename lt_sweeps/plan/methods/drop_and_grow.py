@@ -54,7 +54,7 @@ def rigl(
         end=int(end * length),
         every=steps(every, recipe.recipe.steps_per_epoch, where="method.every"),
     )
-    if not sparsifier.updates:
+    if not sparsifier.mask_updates:
         raise ValueError(
             f"method: begin={begin:g}, end={end:g} are both step {sparsifier.begin} of {length}, "
             "so the mask would never change; give a lower begin, a higher end or a longer recipe"

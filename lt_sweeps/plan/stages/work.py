@@ -189,7 +189,7 @@ class Train(Work):
     def __str__(self) -> str:
         recipe, kind = self.training.recipe, self.training.task.kind
         acts = f", {self.sparsifier}" if self.sparsifier != FIXED else ""
-        if (updates := self.sparsifier.updates) is not None:
+        if (updates := self.sparsifier.mask_updates) is not None:
             acts += f": {len(updates)} mask update{'s' * (len(updates) != 1)}"
         aim = "" if kind.is_default else f", {kind}"
         return (

@@ -44,7 +44,7 @@ class Gradual(Sparsifier):
         return sum(self.keep)
 
     @property
-    def updates(self) -> tuple[int, ...]:
+    def mask_updates(self) -> tuple[int, ...]:
         # The pruning at `begin` keeps all weights.
         return (*range(self.begin + self.every, self.end, self.every), self.end)
 

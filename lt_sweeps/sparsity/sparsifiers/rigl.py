@@ -41,11 +41,11 @@ class RigL(Sparsifier):
             )
 
     @property
-    def updates(self) -> range:
+    def mask_updates(self) -> range:
         return range(self.begin, self.end, self.every)
 
     def acts(self, step: int, recipe: Recipe) -> When | None:
-        return "instead" if step in self.updates else None
+        return "instead" if step in self.mask_updates else None
 
     def moving(self, step: int) -> float:
         """The fraction of a layer's kept weights that is replaced at a step."""

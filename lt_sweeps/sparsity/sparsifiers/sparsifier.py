@@ -91,7 +91,7 @@ class Sparsifier:
         return self.kept_at_end is not None
 
     @property
-    def updates(self) -> Sequence[int] | None:
+    def mask_updates(self) -> Sequence[int] | None:
         """The steps at which a whole training changes the mask; None without a timetable."""
         return None
 
