@@ -125,7 +125,7 @@ def test_every_backend_of_every_model_can_be_captured(
             method={"_target_": f"lt_sweeps.plan.methods.{name}"},
             dataset__shape=[1, 8, 8],
             schedule=HALF,
-            recipe={**MOMENTUM, "length": "1ep", "clip": {"norm": 0.25}},
+            recipe={**MOMENTUM, "clip": {"norm": 0.25}},
             seed=seed,
         )
         for seed in (0, 1)
@@ -149,7 +149,7 @@ def test_a_captured_step_leaves_a_frozen_parameter_as_it_is(
         model={"net": {"_target_": f"{__name__}.Frozen"}},
         method={"_target_": f"lt_sweeps.plan.methods.{name}"},
         schedule=HALF,
-        recipe={**MOMENTUM, "length": "1ep", "weight_decay": 0.1},
+        recipe={**MOMENTUM, "weight_decay": 0.1},
     )
     assert_equal(run, monkeypatch, tmp_path, made, backend="stacked")
     states = [
