@@ -24,8 +24,6 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_yaml
 from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.record_lines import parse_record
 
-_CURE = "the command that computed the cell writes it again"
-
 
 @dataclass(frozen=True)
 class CellRecords:
@@ -137,11 +135,11 @@ class RunFolder:
                 half_written = f"{location}: half-written line of an unfinished cell, left out"
             else:
                 faults.append(f"{location}: {parsed}")
-        if not faults and checksum and checksum != _checksum(content):
-            fault = "not the records whose checksum DONE holds"
-            faults.append(f"{self.records}: {fault}; {_CURE}")
+        if checksum and checksum != _checksum(content):
+            faults = faults or [f"{self.records}: not the records whose checksum DONE holds"]
+            faults[-1] += f"; {self._cure()}"
         if not faults and (fault := _miscounted(records, stages, done)):
-            faults.append(f"{self.records}: {fault}; {_CURE}")
+            faults.append(f"{self.records}: {fault}; {self._cure()}")
         return CellRecords(tuple(records), done, tuple(faults), half_written)
 
     def _checksum(self) -> tuple[bytes, list[str]]:
@@ -153,7 +151,16 @@ class RunFolder:
         except DamagedFile as error:
             return b"", [str(error)]
         whole = re.fullmatch(rb"[0-9a-f]{64}\n", content)
-        return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {_CURE}"])
+        return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {self._cure()}"])
+
+    def _cure(self) -> str:
+        """Name the command that writes the records again: it resumes a sweep with this cell."""
+        root, cell = self.path.absolute().parents[2], self.path.parent.name.encode()
+        for manifest in sorted(root.glob("sweeps/*/manifest.json")):
+            content = manifest.read_bytes()  # not parsed: it may be damaged, too
+            if cell in content and b'"experiment": "imported"' not in content:
+                return f"`lt-sweeps resume {manifest.parent.name} root={root}` writes it again"
+        return "the command that computed the cell writes it again"
 
 
 def _write_unless_there(path: Path, content: bytes) -> None:

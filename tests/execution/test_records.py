@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lt_sweeps.analysis.results import read_results
+from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.records import dense_resources, record_cell
@@ -218,6 +219,21 @@ def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, capl
     assert (place / "records.jsonl").read_bytes() == right
     assert "not the records whose checksum DONE holds; set aside as" in caplog.text
     assert (place / "records.jsonl.corrupt-0").exists()
+
+
+def test_damaged_records_name_the_command_that_writes_them_again(
+    cell: Make, swept: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line of a report used to name no command to type."""
+    sweep = swept(cell(tracker={}))
+    root = sweep.parent.parent
+    (records,) = root.glob("runs/*/*/records.jsonl")
+    right = records.read_bytes()
+    for harmed in (right.replace(b'"level": 1', b'"level": 7'), b"x" + right):
+        records.write_bytes(harmed)
+        assert main(["report", str(sweep)]) == 1
+        command = f"lt-sweeps resume {sweep.name} root={root}"
+        assert f"; `{command}` writes it again\n" in capsys.readouterr().err
 
 
 def test_a_harmed_config_is_written_again(cell: Make, run: Run) -> None:

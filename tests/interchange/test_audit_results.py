@@ -562,6 +562,23 @@ def test_arms_with_equal_masks_are_named_where_their_results_differ(
     assert failing(swept(*arms), trust="audit_twin") == ["arms"]
 
 
+def test_all_modules_to_trust_are_named_in_one_line(
+    cell: Make,
+    swept: Swept,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each combination of modules used to have a line, with another list to trust."""
+    for name in ("audit_one", "audit_two"):
+        module(tmp_path, name, "def growth(init):\n    return init.abs()\n", monkeypatch)
+    one, two = ({"_target_": f"audit_{name}.growth"} for name in ("one", "two"))
+    root = swept(cell(mask_criterion=one), cell(mask_criterion=two), cell()).parent.parent
+    main(["audit", str(root)])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "names `audit_" in line]
+    assert "signatures: 2 not checked" in line and "trust=audit_one,audit_two " in line
+
+
 def test_cells_that_share_a_training_are_no_pair_of_arms() -> None:
     dense = {"dense": [str(number) for number in range(10_000)]}  # its pairs would be 50 million
     assert pairs_apart([dense, {"x": ["b"], "y": ["a"], "z": ["b"]}]) == [("a", "b")]

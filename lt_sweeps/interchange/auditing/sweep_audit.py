@@ -96,13 +96,17 @@ def _spread(units: Sequence[Unit], sample: int | None) -> list[Unit]:
 def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> dict[str, Planned]:
     """Return the plans that match what is stored, by the name of the cell."""
     plans = {}
+    ours = [cell.config for cell in artifacts.cells if cell.config and "method" in cell.config]
+    untrusted = _untrusted(ours, trust)  # one reason for all cells, with all modules to trust
     for cell in artifacts.cells:
         if cell.config is None or "method" not in cell.config:
             why = "no config is stored" if cell.config is None else "imported, so there is no plan"
             findings.leave_out("signatures", why)
             continue
+        if untrusted and _untrusted(cell.config, trust):
+            findings.leave_out("signatures", untrusted)
+            continue
         try:
-            check_trusted(cell.config, where="its config", trust=trust)
             planned = planned_cell(_here(cell, artifacts))
         except (ValueError, OSError) as error:
             findings.leave_out("signatures", str(error).splitlines()[0])
@@ -118,6 +122,15 @@ def _plans(artifacts: Artifacts, findings: Findings, trust: Collection[str]) -> 
         elif findings.compare("signatures", cell.folder.path / "config.yaml", fault):
             plans[cell.name] = planned
     return plans
+
+
+def _untrusted(config: Any, trust: Collection[str]) -> str:
+    """Say which functions of a config, or of a list of configs, are not trusted; empty if none."""
+    try:
+        check_trusted(config, where="its config", trust=trust)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _here(cell: AuditedCell, artifacts: Artifacts) -> Cell:
