@@ -136,7 +136,10 @@ def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _T
 
 def _folders(path: Path) -> list[str]:
     if not path.is_dir():
-        raise ValueError(f"image_folder: `{path}` is not a folder; give one with class folders")
+        raise ValueError(
+            f"image_folder: `{path}` is not a folder; dataset.path=DIR names one with class "
+            "folders, or with the folders train and val (and test), which have class folders"
+        )
     try:
         return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     except OSError as error:

@@ -17,6 +17,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import identity_of
 from lt_sweeps.config.seeds import Seed, draw, global_draws, repeated, seed_torch
 from lt_sweeps.config.spelling import listed
+from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.config.yaml_types import check_keys
 from lt_sweeps.models import libraries
 from lt_sweeps.models.functional import picked
@@ -126,13 +127,15 @@ class Network:
         """The module on the `meta` device, built once for inspection and never changed."""
         try:
             module = self.module()
-        except (TypeError, LookupError, RuntimeError, ArithmeticError) as error:
-            raise ValueError(f"model: {self.net} cannot be built: {error}") from error
-        except ValueError as error:
-            if "to unpack" not in str(error):
+        except Exception as error:
+            unfit = isinstance(error, ValueError) and "to unpack" in str(error)
+            usual = isinstance(error, TypeError | LookupError | RuntimeError | ArithmeticError)
+            told = raised_in(error)
+            if not (told or unfit or usual):
                 raise  # our own nets say what is wrong
             shape = list(self.input_shape)
-            raise ValueError(f"model: {self.net} takes no inputs of {shape}: {error}") from error
+            fault = f"takes no inputs of {shape}" if unfit else "cannot be built"
+            raise ValueError(f"model.net: {self.net} {fault}: {told or error}") from error
         check_scripted(module, self.net)
         parameters = module.named_parameters(remove_duplicate=False)
         if lazy := [name for name, value in parameters if nn.parameter.is_lazy(value)]:

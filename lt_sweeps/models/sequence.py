@@ -32,7 +32,8 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 1:
-            raise ValueError(f"Transformer: inputs of {list(input_shape)}; it takes [T] tokens")
+            shape = list(input_shape)
+            raise ValueError(f"Transformer: got inputs of {shape}; give [T] tokens: dataset=text")
         if width % heads:
             raise ValueError(f"Transformer: width={width} is no multiple of heads={heads}")
         self.tokens = nn.Embedding(classes, width)

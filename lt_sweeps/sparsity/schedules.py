@@ -182,10 +182,11 @@ def rising_targets(targets: list[Target], layers: Sequence[Layer]) -> tuple[Targ
     full = Target(targets[0].scope, tuple(_sizes(layers, targets[0].scope)), 0.0)
     for level, (before, now) in enumerate(zip([full, *targets], targets, strict=False), 1):
         if (kept := sum(now.keep)) >= (earlier := sum(before.keep)):
+            rises = now.sparsity > before.sparsity and level > 1  # but by less than one weight
             raise ValueError(
                 f"schedule: sparsity must rise at every level, got {before.sparsity:.6g} at level "
                 f"{level - 1} and {now.sparsity:.6g} at level {level}, which keep {earlier} and "
-                f"{kept} weights"
+                f"{kept} weights" + f"; this network allows {level - 1} levels at most" * rises
             )
         if 0 in now.keep:
             layer = layers[now.keep.index(0)].name if now.scope == "layer" else "every layer"

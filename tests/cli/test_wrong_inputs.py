@@ -110,7 +110,7 @@ WRONG = {
     "root=afile": "root: afile cannot be written: Not a directory",
     "hydra/launcher=slurm root=afile": "root: *afile cannot be written: Not a directory",
     "dataset=image_folder": "dataset.path: no value given; write dataset.path=VALUE",
-    "dataset=image_folder dataset.path=afile": "image_folder: `afile` is not a folder",
+    "dataset=image_folder dataset.path=afile": "image_folder: `afile` is not a folder; ",
     "dataset=image_folder dataset.path=afolder": "image_folder: `afolder` has 0 class folders",
 }
 WRONG_OF_A_VERB = {

@@ -656,7 +656,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path, files, message):
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nowhere` is not a folder"):
+    with pytest.raises(ValueError, match="nowhere` is not a folder.* folders train and val"):
         image_folder(str(tmp_path / "nowhere"))
 
 

@@ -161,6 +161,28 @@ def no_net() -> str:
     return ""
 
 
+class Picky(nn.Module):
+    def __init__(self, heads: int, *, refuse: type[Exception] = AssertionError) -> None:
+        raise refuse("embed_dim must be divisible by num_heads")
+
+
+class PickyOfValue(Picky):
+    def __init__(self, heads: int) -> None:
+        super().__init__(heads, refuse=ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("Picky", "AssertionError"), ("PickyOfValue", "ValueError")]
+)
+def test_the_error_of_a_users_net_is_said_with_its_key_and_its_place(name: str, kind: str) -> None:
+    """The line used to begin with the place alone."""
+    fault = rf".*test_network.py:\d+: {kind}: embed_dim must be divisible by num_heads"
+    with pytest.raises(
+        ValueError, match=rf"^model.net: {name}\(heads=3\) cannot be built: {fault}"
+    ):
+        of({"net": {"_target_": f"{__name__}.{name}", "heads": 3}})
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [

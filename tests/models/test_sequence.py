@@ -97,7 +97,7 @@ def test_rows_of_an_image_are_read_from_the_top() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Transformer((1, 8, 8), 10), r"inputs of \[1, 8, 8\]; it takes \[T\] tokens"),
+        (lambda: Transformer((1, 8, 8), 10), r"inputs of \[1, 8, 8\]; .*: dataset=text"),
         (lambda: Transformer((8,), 10, heads=5), "width=64 is no multiple of heads=5"),
         (lambda: Recurrent((8,), 10), r"\[8\] and vocabulary=None; give \[T\] tokens with"),
         (

@@ -8,6 +8,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.identity import public_name
+from lt_sweeps.data import Dataset
 from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.plan.planning import plan
-from lt_sweeps.plan.stages import Init, Train, ancestors
+from lt_sweeps.plan.stages import Init, Task, Train, ancestors
 
 Make = Callable[..., Cell]
 MOVEMENT = {"_target_": "lt_sweeps.sparsity.criteria.movement"}
@@ -219,3 +221,22 @@ def test_what_is_wrong_is_said_when_the_plan_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan([cell(**change)])
+
+
+def own_file(path: str) -> Dataset:
+    with open(path) as file:
+        raise AssertionError(file.read())
+
+
+def test_a_file_that_a_users_data_set_cannot_read_is_said_with_its_key(tmp_path: Path) -> None:
+    """The line used to name the file alone, or the place alone."""
+    wrong = tmp_path / "wrong.npz"
+    wrong.write_text("no images")
+    for path, key, fault in (
+        (tmp_path / "missing.npz", "dataset.path", "No such file"),
+        (wrong, "dataset", r"test_stages.py:\d+: AssertionError: no images"),
+    ):
+        config = {"_target_": f"{__name__}.own_file", "path": str(path)}
+        task = Task(Call.of(config, where="dataset", supplied=("data_dir",)))
+        with pytest.raises(ValueError, match=rf"^{key}: own_file\(.*cannot be loaded: .*{fault}"):
+            _ = task.dataset

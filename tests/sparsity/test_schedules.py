@@ -92,16 +92,18 @@ def test_a_percentage_is_answered_with_the_fraction() -> None:
 
 
 def test_sparsity_must_rise() -> None:
-    message = "must rise at every level, got 0.8 at level 1 and 0.8 at level 2"
+    message = "must rise at every level, got 0.8 at level 1 and 0.8 at level 2, which .* weights$"
     with pytest.raises(ValueError, match=message):
         sparsities(FC, sparsity=[0.8, 0.8])
 
 
 def test_a_level_that_asks_for_less_than_one_weight_is_said() -> None:
     layers = [Layer("a", (4, 5), "hidden")]
-    message = "at level 9 and .* at level 10, which keep 5 and 5 weights"
+    most = "this network allows 9 levels at most"
+    message = f"at level 9 and .* at level 10, which keep 5 and 5 weights; {most}$"
     with pytest.raises(ValueError, match=message):
         geometric(layers, levels=10)
+    assert len(geometric(layers, levels=9)) == 9
 
 
 def test_an_emptied_layer_is_named() -> None:

@@ -12,6 +12,7 @@ from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import PRECISIONS, Precision
 from lt_sweeps.config.quantities import check_name
 from lt_sweeps.config.recipes import Recipe
+from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
@@ -31,7 +32,7 @@ class Task:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set; its images are read once per process if it is ours or has a fingerprint."""
-        dataset = self.call(data_dir=self.data_dir)
+        dataset = self._called()
         if not isinstance(dataset, Dataset):
             raise ValueError(
                 f"dataset: `{self.call.target}` returned {type(dataset).__name__}; give a "
@@ -61,16 +62,32 @@ class Task:
             ValueError: a user-defined function returned other images when it was called again.
         """
         self.dataset.prepare()
-        if self._by_content and content_hash(self.call(data_dir=self.data_dir)) != _content(self):
+        if self._by_content and content_hash(self._called()) != _content(self):
             raise ValueError(
                 f"dataset: `{self.call.target}` returned other images or labels when it was called "
                 "again; draw with a generator that gets the same seed at every call"
             )
 
+    def _called(self) -> Any:
+        """Call the function. Raises: ValueError: a user-defined function raised an error."""
+        try:
+            return self.call(data_dir=self.data_dir)
+        except Exception as error:
+            if (told := raised_in(error)) is None:
+                raise
+            named = [key for key, value in self.call.args.items() if _is_file(value, error)]
+            key = ".".join(["dataset", *named[:1]])
+            raise ValueError(f"{key}: {self.call} cannot be loaded: {told}") from error
+
     @property
     def _by_content(self) -> bool:
         """Whether the content identifies the data set: user-defined, without a fingerprint."""
         return not (self.call.ours or self.dataset.fingerprint)
+
+
+def _is_file(value: Any, error: Exception) -> bool:
+    """Whether an argument is the file that could not be read."""
+    return isinstance(error, OSError) and error.filename is not None and error.filename == value
 
 
 @cache
