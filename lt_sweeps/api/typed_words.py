@@ -1,7 +1,8 @@
 """The command line from Python: `plan_words` and `run_words` accept the words of a command line.
 
-The words run as `python -m lt_sweeps` in a separate process. Otherwise each worker would import the
-notebook or the script again if it has no main guard, and it would lose its signal handlers.
+The words run as `python -m lt_sweeps` in a separate process. If they ran in the process of the
+notebook or script, each worker would import a script without a main guard again, and the script's
+own signal handlers would be replaced.
 """
 
 from __future__ import annotations
@@ -81,8 +82,11 @@ def run_words(*words: str, **keyed: object) -> Sweep:
     if not (sweep := SweepFolder(Path(folder[1]))).exists:
         raise ValueError("run: with dry_run=true nothing runs; lt.plan shows what would")
     manifest = sweep.manifest
-    named = [*(dict(cell.config) for cell in manifest.cells), *map(dict, manifest.reports.values())]
-    return Sweep(Path(folder[1]), tuple(own_modules(named)))
+    configs = [
+        *(dict(cell.config) for cell in manifest.cells),
+        *map(dict, manifest.reports.values()),
+    ]
+    return Sweep(Path(folder[1]), tuple(own_modules(configs)))
 
 
 def _check(where: str, words: tuple[object, ...], keyed: Mapping[str, object]) -> None:

@@ -110,7 +110,10 @@ _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _flows(net: nn.Module, trial: ChannelTrial) -> tuple[list[Flow], dict[str, str]]:
-    """Return the layers whose channels can be removed, in network order, and why others' cannot."""
+    """Return the layers whose channels can be removed, and for each other layer why they cannot.
+
+    Both are in network order.
+    """
     uses = Counter(id(p) for _, p in net.named_parameters(remove_duplicate=False))
     flows, whole = [], {}
     for name, part in _layers(net).items():

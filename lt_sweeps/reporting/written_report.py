@@ -34,7 +34,7 @@ FILE = "report.json"
 FORMAT = "lt_sweeps.report/1"
 
 _PACKAGE = Path(__file__).parents[1]
-_ROOMS = ("reporting", "analysis", "storage", "config")  # packages whose code makes a report
+_PACKAGES = ("reporting", "analysis", "storage", "config")  # their code makes a report
 
 
 def subfolder(experiment: str) -> str:
@@ -52,9 +52,10 @@ def is_current(source: Path) -> bool:
     names = {
         cell.labels.get("experiment") or "default" for cell in SweepFolder(source).manifest.cells
     }
+    keys_by_name = layouts_by_name(sorted(names), layouts(source))
     return bool(made_from) and all(
         _is_current(source / "report" / subfolder(name), made_from, asdict(layout(keys)))
-        for name, keys in layouts_by_name(sorted(names), layouts(source)).items()
+        for name, keys in keys_by_name.items()
     )
 
 
@@ -73,7 +74,8 @@ def _is_current(folder: Path, made_from: str, keys: dict[str, Any]) -> bool:
 def digest_of_inputs(source: Path) -> str:
     """Return a digest of the code (custom figures included), cells and records behind a report.
 
-    It is empty for a root, and while a cell is not done: such a report is written every time.
+    The digest is empty for a root, and for a sweep with unfinished cells: a report of these is
+    written again every time.
     """
     sweep = SweepFolder(source)
     if not sweep.exists:
@@ -106,7 +108,7 @@ def _code_of_figures(sweep: SweepFolder) -> dict[str, str]:
 
 def digest_of_code() -> str:
     """Return a digest of the modules and templates of this package that make a report."""
-    paths = sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.*"))
+    paths = sorted(path for name in _PACKAGES for path in (_PACKAGE / name).rglob("*.*"))
     sources = [p.read_bytes() for p in paths if p.suffix in (".py", ".html")]
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
@@ -124,7 +126,7 @@ def read_report_json(folder: Path) -> dict[str, Any]:
         typed(dict[str, str], content.get("files"))
         typed(dict[str, Any], content.get("layout"))
         if not all({"stages", "numbers"} <= figure.keys() for figure in figures.values()):
-            raise ValueError("its figures are not what was written")
+            raise ValueError("a figure lacks `stages` or `numbers`")
     except FileNotFoundError:
         raise ValueError(
             f"check: {path} is missing; `report` without --check writes it with the figures"

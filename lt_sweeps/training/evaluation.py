@@ -23,15 +23,15 @@ from lt_sweeps.training.stack import Stack
 from lt_sweeps.training.task_loss import in_double, is_one_number, measured
 
 _ACCURACY = CLASSIFICATION.metrics
-_TOGETHER = 2**23  # logits that a GPU scores at once; scoring needs several copies of them
+_GPU_LOGITS = 2**23  # scored at once on a GPU; scoring needs several copies of them
 
 
 class Score(NamedTuple):
     """One replicate's mean loss, its accuracy in [0, 1], and whether its prediction is constant.
 
-    `one_class` is True if the replicate predicts the same class for every example; in tasks that do
-    not measure accuracy, if it returns the same numbers for every example. There `accuracy` is
-    None. `metrics` are the task's other metrics, by name.
+    `one_class` is True if the replicate predicts the same class for every example. A task that does
+    not measure accuracy has `accuracy` None, and `one_class` is True if the replicate returns the
+    same numbers for every example. `metrics` are the task's other metrics, by name.
     """
 
     loss: float
@@ -43,10 +43,10 @@ class Score(NamedTuple):
 class Evaluation:
     """Scores a stack on the splits of its data set, without changing batch-norm statistics.
 
-    With `captures`, a pass over the validation set is captured as a CUDA graph, because a training
-    makes many of them. Not captured are tasks with other functions than cross entropy and accuracy,
-    in which the host may wait for the device, and images that are not on the device. `at_once`
-    images go through the forward pass together.
+    With `captures`, the pass over the validation set is captured as a CUDA graph, because a
+    training makes this pass many times. Two cases are not captured: images that are not on the
+    device, and tasks that use anything but cross entropy and accuracy, because the host may wait
+    for the device in their functions. The forward pass gets `at_once` images at a time.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class Evaluation:
     ) -> None:
         self._stack, self._batches, self._at_once = stack, batches, at_once
         kind = stack.task_loss.kind
-        self._standard = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
+        # Whether the task has only cross entropy and accuracy, which `_pass` computes faster.
+        self._is_usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
         self.metrics = kind.others
         # Names of the metrics that need a whole split at once. The first batch may add more names:
         # those of metrics that return a single number for it.
@@ -69,8 +70,8 @@ class Evaluation:
         # To score one batch, a GPU runs a dozen small kernels; ten batches together take hardly
         # longer. A CPU scores each batch separately: it rounds the ends of a vector differently
         # from its middle, so joined batches would give different numbers.
-        self._together = 1 if stack.device.type == "cpu" else _TOGETHER
-        self._captures = captures and self._standard and not batches.outside("val")
+        self._logits_at_once = 1 if stack.device.type == "cpu" else _GPU_LOGITS
+        self._captures = captures and self._is_usual and not batches.outside("val")
         self._replay: Callable[[], None] | None = None
         self._captured = torch.zeros(3, stack.replicates, dtype=torch.float64, device=stack.device)
 
@@ -92,8 +93,8 @@ class Evaluation:
 
         The rows are loss, accuracy, whether predictions are constant, and the M other metrics.
         """
-        if not self._standard:
-            return self._any_pass(split)
+        if not self._is_usual:
+            return self._general_pass(split)
         if split != "val" or not self._captures:
             return self._pass(split)
         if self._replay is None:
@@ -113,7 +114,7 @@ class Evaluation:
         for logits, y in self._logits(split):
             labels = y.expand(len(logits), -1)
             losses = cross_entropy(logits.mT, labels, reduction="none").double()
-            # One sum for each batch, so that the result does not depend on `_together`.
+            # One sum for each batch, so that the result does not depend on `_logits_at_once`.
             for part in losses.split(EVALUATE_BATCH, 1):
                 loss += part.sum(1)
             predicted = logits.argmax(2)
@@ -131,14 +132,14 @@ class Evaluation:
         for x, y in self._batches.evaluation(split):
             outputs += [self._stack.logits(part) for part in x.split(self._at_once)]
             labels.append(y)
-            if sum(map(Tensor.numel, outputs)) >= self._together:
+            if sum(map(Tensor.numel, outputs)) >= self._logits_at_once:
                 yield _joined(outputs, 1), _joined(labels, 0)
                 outputs, labels = [], []
         if labels:
             yield _joined(outputs, 1), _joined(labels, 0)
 
     @torch.no_grad()
-    def _any_pass(self, split: str) -> Tensor:
+    def _general_pass(self, split: str) -> Tensor:
         """Compute the totals for any kind of task, one replicate after another."""
         stack = self._stack
         sums: list[Tensor] = []

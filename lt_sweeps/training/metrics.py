@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lt_sweeps.training.losses import token_cross_entropy
 
-FAMILY = "metrics"  # the first part of these functions' names in stage keys; must never change
+FAMILY = "metrics"  # stage keys name these functions `metrics.accuracy`, ...: must never change
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -33,11 +33,11 @@ def whole_split(metric: _Function) -> _Function:
     return metric
 
 
-def then(last: Callable[[Tensor], Tensor]) -> Callable[[_Function], _Function]:
-    """Mark a metric whose mean over a split is passed through `last`, such as a square root."""
+def then(finish: Callable[[Tensor], Tensor]) -> Callable[[_Function], _Function]:
+    """Mark a metric whose value is `finish` of the mean over a split, such as its square root."""
 
     def mark(metric: _Function) -> _Function:
-        metric.then = last  # type: ignore[attr-defined]
+        metric.then = finish  # type: ignore[attr-defined]
         return metric
 
     return mark
@@ -55,13 +55,13 @@ def top_k(outputs: Tensor, targets: Tensor, *, k: int = 5) -> Tensor:
 
 @lower_is_better
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The squared error of each example, averaged over the example's numbers."""
+    """The mean squared error of each example, over all outputs for the example."""
     return _errors(outputs, targets).square().flatten(1).mean(1)
 
 
 @lower_is_better
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The absolute error of each example, averaged over the example's numbers."""
+    """The mean absolute error of each example, over all outputs for the example."""
     return _errors(outputs, targets).abs().flatten(1).mean(1)
 
 

@@ -47,7 +47,7 @@ def test_batches_that_are_scored_together_score_as_each_alone_in_fewer_operation
     stack = Stack(nn.Sequential(nn.Linear(8, 3)), 2)
     batches = cast(Batches, Drawn(7 * EVALUATE_BATCH + 9))
     alone, joined = Evaluation(stack, batches), Evaluation(stack, batches)
-    joined._together = 2 * 3 * together  # numbers: replicates, classes, examples
+    joined._logits_at_once = 2 * 3 * together  # numbers: replicates, classes, examples
     with Counted() as first:
         expected = alone.totals("val")
     with Counted() as second:

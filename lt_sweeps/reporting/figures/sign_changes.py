@@ -52,7 +52,7 @@ def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[di
             continue
         kept = np.concatenate([layer.kept for layer in layers]).astype(bool)
         # `np.sign` has three values, so a weight that ends at exactly 0 counts as changed.
-        flipped = np.concatenate([np.sign(lay.init) != np.sign(lay.final) for lay in layers])
+        flipped = np.concatenate([np.sign(w.init) != np.sign(w.final) for w in layers])
         rows.append(
             {
                 "panel": panel,
@@ -69,25 +69,27 @@ def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[di
 
 def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
     styles = style.line_styles(labels)
-    of_panel = style.lines_by_panel(data)
+    lines_of = style.lines_by_panel(data)
     dot = {"linestyle": "none", "marker": "o", "color": style.GREY, "markersize": 4}
     dots = [
         Line2D([], [], label=text, markerfacecolor=fill, **dot)
         for text, fill in {"kept": style.GREY, "pruned": "white"}.items()
     ]
-    heights = {panel: 0.6 + style.rows_height(own, each=0.26) for panel, own in of_panel.items()}
+    heights = {
+        panel: 0.6 + style.rows_height(lines, each=0.26) for panel, lines in lines_of.items()
+    }
     sheet, panels = style.panels_of(data, "panel", height=heights, legend=dots)
     for axes, (title,), panel_rows in panels:
         style.decorate(axes, title=title, x="Signs changed (%)", grid="x")
-        prepare_rows(axes, of_panel[title])
-        for i, line in enumerate(of_panel[title]):
-            kept, pruned = (
+        prepare_rows(axes, lines_of[title])
+        for i, line in enumerate(lines_of[title]):
+            kept_percents, pruned_percents = (
                 panel_rows.loc[panel_rows["line"] == line, f"{part}_flipped"].dropna()
                 for part in ("kept", "pruned")
             )
             # Drawn one above the other in the row of their line, because the two often coincide.
-            draw_row(axes, i - 0.15, kept, styles[line])
-            draw_row(axes, i + 0.15, pruned, styles[line], filled=False)
+            draw_row(axes, i - 0.15, kept_percents, styles[line])
+            draw_row(axes, i + 0.15, pruned_percents, styles[line], filled=False)
         # Room for half a marker at 0: some criteria keep no weight that changed its sign.
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])
     return sheet
