@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -156,11 +157,20 @@ class RunFolder:
     def _cure(self) -> str:
         """Name the command that writes the records again: it resumes a sweep with this cell."""
         root, cell = self.path.absolute().parents[2], self.path.parent.name.encode()
-        for manifest in sorted(root.glob("sweeps/*/manifest.json")):
-            content = manifest.read_bytes()  # not parsed: it may be damaged, too
+        for name, content in _manifests(root).items():
             if cell in content and b'"experiment": "imported"' not in content:
-                return f"`lt-sweeps resume {manifest.parent.name} root={root}` writes it again"
+                return f"`lt-sweeps resume {name} root={root}` writes it again"
         return "the command that computed the cell writes it again"
+
+
+@functools.lru_cache(maxsize=1)  # once for all damaged cells of a root
+def _manifests(root: Path) -> Mapping[str, bytes]:
+    """Read the manifests of a root's sweeps; not parsed, because they may be damaged, too."""
+    contents = {}
+    for path in sorted(root.glob("sweeps/*/manifest.json")):
+        with suppress(OSError):
+            contents[path.parent.name] = path.read_bytes()
+    return contents
 
 
 def _write_unless_there(path: Path, content: bytes) -> None:
