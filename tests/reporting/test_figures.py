@@ -14,7 +14,7 @@ from fixtures.fake_results import FakeSweep
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from lt_sweeps.reporting.figures import draw_figures, mask_overlap, training_costs
+from lt_sweeps.reporting.figures import draw_figures, layer_survival, mask_overlap, training_costs
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.axes import tick_text
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
@@ -376,6 +376,25 @@ def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
     (panel,) = set(figure.data["panel"])
     assert panel == "fc on digits, 52.0 to 50.0% left"
     assert f"Weights remaining in {panel}: large_final 50.0%, random 52.0%." in figure.caption
+
+
+def test_two_networks_stand_next_to_each_other_for_each_endpoint(sweep: FakeSweep) -> None:
+    for model in ("fc", "conv4"):
+        sweep.cell(model, accuracies=[0.9, 0.9, 0.8], choices={"model": model})
+    (figure,) = endpoint_figures(sweep.analysis(lines=["mask_criterion"], panels=["model"]))
+    axes = figure.draw().axes
+    assert [each.get_title() for each in axes] == ["fc", "conv4"] * 3
+    names = [each.get_xlabel() for each in axes]
+    assert names[::2] == names[1::2] and len({*names}) == 3
+
+
+def test_long_names_of_few_layers_do_not_collide() -> None:
+    for ending, turned in (("", False), ("_of_the_first_block", True)):
+        layers = [f"layer_{number}{ending}" for number in range(3)]
+        row = {"panel": "p", "line": "a", "mean": 50.0, "min": 50.0, "max": 50.0, "n": 1}
+        rows = [row | {"layer": name, "number": i} for i, name in enumerate(layers)]
+        (axes,) = layer_survival._draw(pd.DataFrame(rows), ["a"]).axes
+        assert [tick.get_rotation() for tick in axes.get_xticklabels()] == [90 * turned] * 3
 
 
 def test_a_panel_says_which_lines_leave_it_and_how_far(sweep: FakeSweep) -> None:

@@ -93,6 +93,10 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
         panel: sorted(lines, key=order.index) for panel, lines in style.lines_by_panel(data).items()
     }
     metrics = {curve.panel: curve.metric for curve in curves}
+    if len(of_panel) > 1:  # next to each other: one endpoint of two networks
+        data = data.sort_values(
+            "endpoint", key=lambda names: names.map(PER_RUN.index), kind="stable"
+        )
     heights = {panel: 0.75 + style.rows_height(own, each=0.17) for panel, own in of_panel.items()}
     sheet, panels = style.panels_of(data, "endpoint", "panel", height=heights)
     for axes, (endpoint, panel), panel_rows in panels:

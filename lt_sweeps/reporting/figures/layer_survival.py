@@ -20,6 +20,8 @@ from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import banded_lines
 from lt_sweeps.reporting.figures.worth import all_alike, leave_out_if
 
+_LETTERS = 44  # of all names of layers below a panel
+
 
 def layer_figures(analysis: Analysis) -> list[Figure]:
     """Draw the percent of each layer's weights remaining, with a panel per network and sparsity."""
@@ -73,8 +75,9 @@ def _draw(data: pd.DataFrame, labels: Sequence[str]) -> Sheet:
             for layers in names
         ]
         axes.set_xticks(range(len(ticks)), ticks)
-        # More than five layer names do not fit side by side in a panel of one column.
-        if len(ticks) > 5:
+        # More letters than this do not fit side by side in a panel of one column.
+        longest = max(len(line) for tick in ticks for line in tick.split("\n"))
+        if len(ticks) * (longest + 1) > _LETTERS:
             axes.tick_params(axis="x", labelrotation=90)
     return sheet
 

@@ -29,7 +29,7 @@ SMALL, NORMAL = 6.5, 7.5  # points
 MARKER = 3.2  # points
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
 COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
-MARKERS = "os^DvPX<>p*h"
+MARKERS = "os^DvPX<>*hp"  # the tenth line has the colour of the first, so no round marker
 # Line i has colour i mod 9, marker i mod 12 and dash i mod 4. The same combination comes back after
 # 36 lines (the least common multiple), so the first 36 lines all look different. The 12 markers
 # distinguish the first 12 lines even in greyscale.
