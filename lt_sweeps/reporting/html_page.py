@@ -13,9 +13,10 @@ from markupsafe import Markup
 from rich.table import Table
 
 from lt_sweeps.analysis.alarms import raised_alarms
-from lt_sweeps.analysis.labels import differences, value_of
+from lt_sweeps.analysis.labels import differences, group_by, value_of
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.analysis.results import CellResults
+from lt_sweeps.analysis.significance import FAMILIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import (
@@ -82,6 +83,7 @@ def report_page(
             quiet=[note for note in results.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers,
+            pairs=max(1, len(group_by(analysis.all_verdicts, FAMILIES["pair"]))),
             main=[_without_sentences(figure, answers) for figure in shown[:main]],
             figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],

@@ -378,6 +378,23 @@ def test_lines_of_almost_one_sparsity_share_a_panel(sweep: FakeSweep) -> None:
     assert f"Weights remaining in {panel}: large_final 50.0%, random 52.0%." in figure.caption
 
 
+def test_rows_of_marks_add_to_the_height_and_do_not_flatten_the_lines(sweep: FakeSweep) -> None:
+    names = [f"m{number}" for number in range(10)]
+    for number, name in enumerate(names):
+        for seed in range(3):
+            worse = 0.9 - 0.05 * number + 0.001 * seed * (number % 3)
+            choices: dict[str, str | None] = {"mask_criterion": name}
+            sweep.cell(name, seed, accuracies=[0.95, worse], choices=choices)
+    heights = []
+    for tested in (["m1"], names[1:]):
+        (figure,) = metric_figures(sweep.analysis(baseline="m0", tested=tested, labels={}))
+        sheet = figure.draw()
+        sheet.canvas.draw()
+        (axes,) = sheet.axes
+        heights.append(axes.get_window_extent().height)
+    assert heights[1] > 0.85 * heights[0]
+
+
 def test_two_networks_stand_next_to_each_other_for_each_endpoint(sweep: FakeSweep) -> None:
     for model in ("fc", "conv4"):
         sweep.cell(model, accuracies=[0.9, 0.9, 0.8], choices={"model": model})
@@ -581,7 +598,7 @@ def test_labels_that_hold_commas_are_listed_apart(sweep: FakeSweep) -> None:
     criteria(sweep, "large_final", "random")
     labels = {"random": "random mask, reinit"}
     sentence = not_inferior_sentence(sweep.analysis(labels=labels))
-    assert sentence.endswith(": random mask, reinit at no level; large_final at no level.")
+    assert sentence.endswith(": random mask, reinit and large_final at no level.")
 
 
 def test_a_matrix_of_masks_has_the_lines_of_its_panel_below_a_title_that_fits() -> None:

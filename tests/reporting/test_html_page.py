@@ -94,6 +94,19 @@ def test_each_figure_has_a_heading_and_every_id_is_its_own(page: Path) -> None:
     assert used and set(used) <= set(read.ids)
 
 
+def test_one_answer_is_large_and_several_are_equal(page: Path, tmp_path: Path) -> None:
+    assert page.read_text().count('<p class="answer">') == 1
+    sweep = FakeSweep(tmp_path)
+    for criterion in ("large_final", "random", "movement"):
+        for seed in range(3):
+            chosen = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=[0.9, 0.8 + 0.01 * seed], choices=chosen)
+    console = Console(file=io.StringIO())
+    folder = report(sweep.folder, console=console, figures=["curves"], baseline="random")
+    text = (folder / "index.html").read_text()
+    assert (text.count('<p class="pair">'), text.count('<p class="answer">')) == (2, 0)
+
+
 def test_a_heading_writes_a_metric_as_the_axis_does() -> None:
     names = ["test_r2", "test_r2_by_sparsity", "accuracy", "val_bits_per_token", "signs"]
     assert [heading(name) for name in names] == [

@@ -25,6 +25,7 @@ from lt_sweeps.reporting.figures.curve_panel import (
     drawable_points,
     mark_id,
     published_for,
+    starred,
 )
 from lt_sweeps.reporting.figures.drawn_levels import stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
@@ -166,11 +167,16 @@ def _draw(
 ) -> Sheet:
     # Without records, one panel says "no records yet".
     panels = list(by_panel(curves).values()) or [[]]
-    sheet = style.new_sheet(len(panels), legend=_legend(curves, styles, layout, metric))
-    for axes, panel_curves in zip(sheet.axes, panels, strict=True):
+    own = []
+    for panel_curves in panels:
         shown = {(curve.panel, curve.name) for curve in panel_curves}
-        own = [v for v in verdicts if (v.curve.panel, v.curve.name) in shown]
-        draw_panel(axes, panel_curves, styles, layout=layout, metric=metric, x=x, verdicts=own)
+        own.append([v for v in verdicts if (v.curve.panel, v.curve.name) in shown])
+    # Rows of marks above a panel, beyond three, add to the height instead of flattening the lines.
+    heights = [2.1 + 0.08 * max(0, len(starred(tested, layout)) - 3) for tested in own]
+    legend = _legend(curves, styles, layout, metric)
+    sheet = style.new_sheet(len(panels), height=heights, legend=legend)
+    for axes, panel_curves, tested in zip(sheet.axes, panels, own, strict=True):
+        draw_panel(axes, panel_curves, styles, layout=layout, metric=metric, x=x, verdicts=tested)
     return sheet
 
 

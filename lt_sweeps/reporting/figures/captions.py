@@ -179,14 +179,27 @@ def _reached_text(curve: Curve, tested: Endpoint, layout: ReportConfig) -> str:
 
 
 def _listed(analysis: Analysis, texts: Sequence[tuple[Curve, str]]) -> str:
-    """Format as `random 26.8%, movement 41%`, panel by panel if the sweep has several."""
+    """Format as `random 26.8%, movement 41%`, panel by panel if the sweep has several.
+
+    Lines of a panel with one text share it: `random and movement at no level`.
+    """
     # A line may be in several panels, with a different result in each.
     several = len(by_panel(analysis.curves)) > 1
-    between = "; " if any("," in curve.label for curve, _ in texts) else ", "
-    return "; ".join(
-        (f"{panel}: " if several else "") + between.join(f"{c.label} {t}" for c, t in members)
-        for panel, members in group_by(texts, lambda pair: pair[0].panel).items()
-    )
+    commas = any("," in curve.label for curve, _ in texts)
+    panels = []
+    for panel, members in group_by(texts, lambda pair: pair[0].panel).items():
+        lines = group_by(members, lambda pair: pair[1])
+        names = {text: _joined([c.label for c, _ in each], commas) for text, each in lines.items()}
+        between = "; " if commas or len(lines) < len(members) else ", "
+        shown = between.join(f"{names[text]} {text}" for text in lines)
+        panels.append((f"{panel}: " if several else "") + shown)
+    return "; ".join(panels)
+
+
+def _joined(labels: Sequence[str], commas: bool) -> str:
+    """Join labels as `a, b and c`, or as `a and b and c` if they contain commas themselves."""
+    *first, last = labels
+    return " and ".join([*(first if commas else filter(None, [", ".join(first)])), last])
 
 
 def margin_text(analysis: Analysis) -> str:

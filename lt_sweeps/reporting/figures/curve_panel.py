@@ -154,6 +154,11 @@ def _published(
         axes.annotate(escaped(published.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
 
 
+def starred(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
+    """The names of the lines of a panel that have a row of marks above it."""
+    return list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
+
+
 def _stars(
     axes: Axes,
     verdicts: Sequence[Verdict],
@@ -167,7 +172,7 @@ def _stars(
     # are fractions of the panel (1 is its top), 5% apart, with the first line on top. The x of a
     # star is in data units, so that it is above its level. The title is padded to be above the
     # rows, and the lowest row is high enough for a tick label at the top of the panel.
-    rows = list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
+    rows = starred(verdicts, layout)
     height = {name: 1.055 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
     for name in rows:
         # The row starts with the line's own marker, which identifies the line in greyscale too.
