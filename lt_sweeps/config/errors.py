@@ -34,6 +34,9 @@ _PLUGINS = {
     **{f"hydra/sweeper/{name}": name for name in ("ax", "nevergrad", "optuna")},
 }
 """Hydra's own plugins: the option that each adds -> the middle part of its package's name."""
+_NO_GROUP = (  # in Hydra 1.3, and in 1.4
+    r"Could not override '(.+?)'\. No match in the|No earlier Group Default for '(.+?)' exists"
+)
 
 
 def complaint(error: BaseException) -> str | None:
@@ -155,16 +158,17 @@ def _composition(error: HydraException) -> str:
         return f"+{matched[1]}: is there already; write {matched[1]}=VALUE without a plus"
     if matched := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
         return f"~{matched[1]}: no such key"
-    if matched := re.search(r"Could not override '(.+?)'\. No match in the defaults list", text):
-        group = matched[1].partition("@")[0].rpartition("/")[2]
-        if group != matched[1] and group in groups():
+    if "@experiment." in text:
+        return f"{_source(text)}begin the file with `# @package _global_`"
+    if matched := re.search(_NO_GROUP, text):
+        name = matched[1] or matched[2]
+        group = name.partition("@")[0].rpartition("/")[2]
+        if group != name and group in groups():
             return f"{_source(text)}a group begins with a slash: override /{group}"
-        return _source(text) + unknown("group", matched[1], groups(), what="groups")
+        return _source(text) + unknown("group", name, groups(), what="groups")
     if "does not have a `_target_` field" in text:
         which = "the yaml of hydra/launcher or hydra/sweeper has no `_target_`"
         return f"hydra: {which}; one for your cluster begins with defaults: [slurm, _self_]"
-    if "@experiment." in text:
-        return f"{_source(text)}begin the file with `# @package _global_`"
     if matched := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return f"{matched[1]}: several values; this command takes one"
     if not text and isinstance(cause, OmegaConfBaseException):
