@@ -25,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from lt_sweeps.config.file_version import known_sha256
 from lt_sweeps.config.keys import GROUPS
 
 # The dependencies of this package are not part of any identity, of our functions or a user's.
@@ -131,9 +132,7 @@ def files_named(arguments: Mapping[str, Any]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for name, path in files.items():
         try:
-            now = path.stat()
-            stamp = (now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-            hashes[name] = _content(path.absolute(), stamp)
+            hashes[name] = known_sha256(path)
         except OSError as error:
             raise ValueError(f"{name}: `{path}` cannot be read: {error}") from None
     return hashes
@@ -155,21 +154,6 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # not a path: too long, or with a zero byte
         return False
-
-
-# A large file is not read again for every cell, unless it has changed.
-@functools.lru_cache(maxsize=1024)
-def _content(path: Path, stamp: tuple[int, ...]) -> str:
-    return file_sha256(path)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, which may be larger than memory."""
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            content.update(block)
-    return content.hexdigest()
 
 
 def _spec(name: str) -> ModuleSpec | None:

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from filelock import FileLock
 
-from lt_sweeps.config.user_code import file_sha256
+from lt_sweeps.config.file_version import file_sha256
 from lt_sweeps.data.image_files import Content, content_of, unreadable
 from lt_sweeps.storage.atomic_write import write_whole
 

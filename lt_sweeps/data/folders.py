@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lt_sweeps.config.file_version import is_settled, version
 from lt_sweeps.config.identity import ANY, omitted_at
 from lt_sweeps.config.spelling import listed
 from lt_sweeps.data.dataset import Dataset, Split, check_seed
@@ -99,12 +100,14 @@ def _scan(root: Path, known: Path) -> _Tree:
     folders = [root, *(root / name for name in top)]
     if "train" in top:  # otherwise `top` are the class folders, which are in `folders` already
         folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
-    return _scanned(root, known, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+    versions = [version(folder) or "" for folder in folders]
+    scanned = _scanned if all(map(is_settled, versions)) else _scanned.__wrapped__
+    return scanned(root, known, tuple(zip(folders, versions, strict=True)))
 
 
 # Cached, because every cell of a sweep needs it, and listing a million files takes seconds.
 @functools.lru_cache(maxsize=8)
-def _scanned(root: Path, known: Path, stamp: tuple[tuple[Path, int], ...]) -> _Tree:
+def _scanned(root: Path, known: Path, versions: tuple[tuple[Path, str], ...]) -> _Tree:
     top = _folders(root)
     # A folder `train` is a split if it holds folders; if it holds images it is a class.
     parted = "train" in top and bool(_folders(root / "train"))

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Literal
 
+from lt_sweeps.config.file_version import version
 from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.stages import Init, Work, ancestors, needs, trainings
@@ -24,7 +25,6 @@ from lt_sweeps.storage.record import MEASURED, Record
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket_facts import TicketFacts
-from lt_sweeps.storage.verified_files import version
 
 
 def record_cell(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from lt_sweeps.config.file_version import is_settled, version
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan import ticket_checks
 from lt_sweeps.plan.stages import Init, Moment, Work
@@ -15,7 +16,7 @@ from lt_sweeps.plan.ticket_checks import is_stored, mask_origin
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage import ticket_facts, ticket_file
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
+from lt_sweeps.storage.verified_files import VerifiedFiles
 
 
 class StoredTickets:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.config.file_version import version
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.network import Network
@@ -23,7 +24,6 @@ from lt_sweeps.storage.record import MEASURED
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_facts import TicketFacts
-from lt_sweeps.storage.verified_files import version
 
 # The metrics in the header of every ticket, and those that a classification adds.
 _WHENS = ("best", "end")

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lt_sweeps.config.file_version import version
 from lt_sweeps.storage.atomic_write import append_whole, json_lines
 from lt_sweeps.storage.checked_read import read_lines
 from lt_sweeps.storage.locks import locked
 from lt_sweeps.storage.manifest import UnitName
 from lt_sweeps.storage.ticket_file import ticket_path
-from lt_sweeps.storage.verified_files import version
 
 
 def note_dropped(root: Path, dropped: Mapping[str, Iterable[str]]) -> None:

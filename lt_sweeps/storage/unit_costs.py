@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lt_sweeps.config.file_version import version
 from lt_sweeps.storage.atomic_write import append_whole, json_lines
 from lt_sweeps.storage.checked_read import DamagedFile, read_json, read_lines
 from lt_sweeps.storage.locks import locked
-from lt_sweeps.storage.verified_files import version
 
 _WAIT = 60.0  # seconds; if another process holds the file for longer, the lines are not stored
 

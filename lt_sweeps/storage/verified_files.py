@@ -1,8 +1,7 @@
 """`VerifiedFiles`: which files of a root were verified, so that unchanged ones are not read again.
 
 `<root>/tickets/verified.jsonl` lists files with the versions that they had when all of each file
-was read and found valid. A version changes whenever a file is written, replaced or copied; the time
-of its last change (`ctime`) cannot be set back. The list only saves time: code that uses a ticket
+was read and found valid. The list only saves time: code that uses a ticket
 or records still compares them with their checksums. If a line of the list is lost or damaged, its
 file is read once more. This module does not import torch.
 """
@@ -10,8 +9,6 @@ file is read once more. This module does not import torch.
 from __future__ import annotations
 
 import json
-import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,27 +18,6 @@ from lt_sweeps.storage.checked_read import DamagedFile, read_file
 from lt_sweeps.storage.locks import locked
 
 _WAIT = 60.0  # seconds for the lock of the file
-_TICK, _COARSE_TICK = 0.05, 2.0  # seconds; no shorter than a tick of a file system's clock
-
-
-def version(path: str | Path) -> str | None:
-    """Return a text that changes if a file is written, replaced or copied; None without a file."""
-    try:
-        at = os.stat(path)
-    except OSError:
-        return None
-    return f"{at.st_ino}-{at.st_size}-{at.st_mtime_ns}-{at.st_ctime_ns}"
-
-
-def is_settled(version: str) -> bool:
-    """Whether a change of a file now would change its version.
-
-    The clock of most file systems ticks every few milliseconds, of some only every second or two: a
-    file that was just written could change again within the same tick.
-    """
-    changed = int(version.rpartition("-")[2])
-    tick = _TICK if changed % 1_000_000 else _COARSE_TICK
-    return time.time_ns() - changed > tick * 1e9
 
 
 class VerifiedFiles:

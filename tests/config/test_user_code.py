@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_sweeps.config import user_code
+from lt_sweeps.config import file_version, user_code
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.user_code import code_behind, files_named
 from lt_sweeps.config.users_mistakes import told_by
@@ -259,3 +259,21 @@ def test_files_in_lists_and_mappings_of_arguments_count_too(tmp_path: Path) -> N
     (tmp_path / "m.txt").write_text("other merges")
     after = files_named(given)
     assert [name for name in before if before[name] != after[name]] == ["files.merges.0"]
+
+
+def test_a_file_that_is_written_again_within_a_tick_of_the_clock_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version stays the same; so the hash of a file that is as new as that is not kept."""
+    path, reads = tmp_path / "weights.pt", []
+    path.write_text("first")
+    monkeypatch.setattr(file_version, "version_of", lambda at: f"1-5-7-{at.st_ctime_ns // 10**12}7")
+    real = file_version.file_sha256
+    monkeypatch.setattr(file_version, "file_sha256", lambda p: reads.append(p) or real(p))
+    for settled in (False, True):
+        monkeypatch.setattr(file_version, "is_settled", lambda _, now=settled: now)
+        path.write_text("first")
+        before = files_named({"weights": str(path)})
+        path.write_text("other")
+        changed = files_named({"weights": str(path)}) != before
+        assert changed is not settled and len(reads) == (3 if settled else 2)

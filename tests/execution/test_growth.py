@@ -14,6 +14,7 @@ import pytest
 from fixtures.tiny_cell import settings, settle
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.file_version import is_settled, version
 from lt_sweeps.execution.frozen_pack import work_on
 from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.records import record_cell
@@ -27,7 +28,7 @@ from lt_sweeps.storage import ticket_file
 from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
-from lt_sweeps.storage.verified_files import VerifiedFiles, is_settled, version
+from lt_sweeps.storage.verified_files import VerifiedFiles
 
 Make = Callable[..., Cell]
 Run = Callable[..., tuple[Plan, Store]]
