@@ -132,6 +132,14 @@ def test_overlap_is_that_of_the_sets_and_chance_that_of_their_densities() -> Non
     assert chance_overlap(one, other) == pytest.approx(2 / 5)
 
 
+def test_chance_depends_on_both_densities_and_is_what_independent_masks_have() -> None:
+    """From the first density alone it would be 1/3, from the second 1/7."""
+    rng = np.random.default_rng(0)
+    one, other = ({"a": rng.random(100_000) < density} for density in (1 / 2, 1 / 4))
+    assert chance_overlap(one, other) == pytest.approx(1 / 5, abs=0.005)
+    assert jaccard(one, other) == pytest.approx(1 / 5, abs=0.005)
+
+
 def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
     cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -187,6 +195,19 @@ def test_every_figure_of_tickets_is_drawn_from_a_real_sweep(root: Path, tmp_path
     assert len(signs) == 4 and (signs["kept"] > 0).all()
     plane = pd.read_csv(tmp_path / "out" / "plane.csv")
     assert (plane["kept"] <= plane["weights"]).all() and plane["seeds"].unique() == [2]
+
+
+def test_figures_of_masks_say_which_line_has_which_sparsity(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    rates = (0.2, 0.22)
+    run(*(cell(schedule__hidden=rate, seed=seed) for rate in rates for seed in (0, 1)))
+    named = ["overlap", "layers", "signs", "plane"]
+    wanted: dict[str, Any] = {"figures": named, "masks_at": [0.36], "lines": ["schedule.hidden"]}
+    folder = report(tmp_path / "results", console=Console(file=io.StringIO()), **wanted)
+    for name in named:
+        caption = (folder / f"{name}.txt").read_text().partition("\n")[0]
+        assert "left: hidden=0.2 64.7%, hidden=0.22 61.9%." in caption, name
 
 
 def test_titles_of_planes_stay_in_their_column(root: Path) -> None:

@@ -15,18 +15,18 @@ from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures import style
 from lt_sweeps.reporting.figures.captions import caption, span_text
-from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, percents_sentence, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.marks import draw_row, prepare_rows
 
 
 def sign_figures(analysis: Analysis) -> list[Figure]:
     """Draw the percent of weights whose sign at the end differs from that at initialisation."""
-    rows, points = [], []
-    for curve, point, panel in panels_at(analysis.curves, analysis.layout.masks_at):
-        if lines := _rows(analysis, curve, point, panel):
+    rows, levels = [], []
+    for level in panels_at(analysis.curves, analysis.layout.masks_at):
+        if lines := _rows(analysis, *level):
             rows += lines
-            points.append(point)
+            levels.append(level)
     if not rows:
         raise NotDrawn(
             "no level near a sparsity of `report.masks_at` has stored tickets from both before and "
@@ -34,13 +34,15 @@ def sign_figures(analysis: Analysis) -> list[Figure]:
         )
     data = pd.DataFrame(rows)
     draw = partial(_draw, data, [curve.label for curve in analysis.curves])
+    stages = stage_ids([point for _, point, _ in levels])
     seeds = span_text(data.groupby(["panel", "line"]).size())
     sentence = (
         "Percent of weights that changed sign between initialisation and the end of the training "
         "before the pruning: filled, weights that the pruning keeps; open, weights that it prunes. "
         f"Ticks are seeds (n = {seeds}), markers their mean, lines their range."
+        f"{percents_sentence(levels)}"
     )
-    return [Figure("signs", caption(analysis, sentence), data, stage_ids(points), draw)]
+    return [Figure("signs", caption(analysis, sentence), data, stages, draw)]
 
 
 def _rows(analysis: Analysis, curve: Curve, point: Point, panel: str) -> list[dict[str, object]]:

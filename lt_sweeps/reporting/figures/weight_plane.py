@@ -15,7 +15,7 @@ from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.stored_weights import prunings
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, span_text
-from lt_sweeps.reporting.figures.drawn_levels import panels_at, stage_ids
+from lt_sweeps.reporting.figures.drawn_levels import panels_at, percents_sentence, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 from lt_sweeps.reporting.figures.style import SMALL, decorate, panels_of
 
@@ -24,14 +24,14 @@ EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares acro
 
 def plane_figures(analysis: Analysis) -> list[Figure]:
     """Draw each line's plane at the first sparsity of `report.masks_at`, all seeds together."""
-    rows, points, total = [], [], 0
+    rows, levels, total = [], [], 0
     # Only one sparsity, because one plane per line fills a page already.
     sparsities = analysis.layout.masks_at[:1]
-    for curve, point, panel in panels_at(analysis.curves, sparsities):
-        squares, weights = _squares(analysis, curve, point, panel)
+    for level in panels_at(analysis.curves, sparsities):
+        squares, weights = _squares(analysis, *level)
         if squares:
             rows += squares
-            points.append(point)
+            levels.append(level)
             total += weights
     if not rows:
         raise NotDrawn(
@@ -45,10 +45,11 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
         "initial value w_i and that final value w_f before the pruning, in standard deviations of "
         "their layer's initial weights; its colour is the fraction of them that the pruning keeps. "
         f"n = {span_text(data['seeds'])} seeds together; {100 * beyond:.1f}% of weights lie "
-        "outside the squares shown."
+        f"outside the squares shown.{percents_sentence(levels)}"
     )
     draw = partial(_draw, data)
-    return [Figure("plane", caption(analysis, sentence), data, stage_ids(points), draw)]
+    stages = stage_ids([point for _, point, _ in levels])
+    return [Figure("plane", caption(analysis, sentence), data, stages, draw)]
 
 
 def _squares(
