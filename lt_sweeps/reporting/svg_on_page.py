@@ -29,7 +29,10 @@ DARK = {
     "#e69f00": "#f0b030",
     "#56b4e9": "#8fd0f5",
     "#7a4a12": "#c89258",
-    "#7f7f00": "#b9b93c",
+    "#4b2dbf": "#9d8bff",
+    "#66c266": "#7fe07f",
+    "#7a0026": "#e0527a",
+    "#9a7bff": "#cbbcff",
 }
 _COLOUR = re.compile("|".join(DARK))
 _ID = re.compile(r' id="([^"]*)"')

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from fixtures.fake_results import FakeSweep
@@ -21,7 +23,14 @@ from lt_sweeps.reporting.figures.captions import not_inferior_sentence
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.figure import figure_files
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
-from lt_sweeps.reporting.figures.style import COLUMN, PAGE, legend_entry, line_styles, new_sheet
+from lt_sweeps.reporting.figures.style import (
+    COLUMN,
+    LOOKS,
+    PAGE,
+    legend_entry,
+    line_styles,
+    new_sheet,
+)
 from lt_sweeps.reporting.figures.training_costs import cost_figures
 from lt_sweeps.reporting.figures.worth import all_alike, capped, one_point
 from lt_sweeps.reporting.sweep_report import report
@@ -385,24 +394,39 @@ def test_rows_of_marks_add_to_the_height_and_do_not_flatten_the_lines(sweep: Fak
             worse = 0.9 - 0.05 * number + 0.001 * seed * (number % 3)
             choices: dict[str, str | None] = {"mask_criterion": name}
             sweep.cell(name, seed, accuracies=[0.95, worse], choices=choices)
-    heights = []
+    heights, label = [], "m4 with a very long label of its own"
     for tested in (["m1"], names[1:]):
-        (figure,) = metric_figures(sweep.analysis(baseline="m0", tested=tested, labels={}))
+        asked = {"baseline": "m0", "tested": tested, "labels": {"m4": label}}
+        (figure,) = metric_figures(sweep.analysis(**asked))
         sheet = figure.draw()
         sheet.canvas.draw()
         (axes,) = sheet.axes
         heights.append(axes.get_window_extent().height)
     assert heights[1] > 0.85 * heights[0]
+    # Each row has the name of its line; no name covers another or is cut off.
+    assert [text.get_text() for text in axes.texts] == [
+        *("m4 with a ve… of its own", "m1", "m2", "m5", "m7", "m8")
+    ]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(box.x0 >= 0 for box in boxes)
+    assert all(high.y0 >= low.y1 - 1 for high, low in pairwise(boxes))
 
 
-def test_two_networks_stand_next_to_each_other_for_each_endpoint(sweep: FakeSweep) -> None:
-    for model in ("fc", "conv4"):
+@pytest.mark.parametrize("networks", [["fc", "conv4"], ["fc", "conv4", "resnet20"]])
+def test_each_network_has_a_row_of_endpoints_whatever_their_number(
+    sweep: FakeSweep, networks: list[str]
+) -> None:
+    for model in networks:
         sweep.cell(model, accuracies=[0.9, 0.9, 0.8], choices={"model": model})
     (figure,) = endpoint_figures(sweep.analysis(lines=["mask_criterion"], panels=["model"]))
-    axes = figure.draw().axes
-    assert [each.get_title() for each in axes] == ["fc", "conv4"] * 3
-    names = [each.get_xlabel() for each in axes]
-    assert names[::2] == names[1::2] and len({*names}) == 3
+    sheet = figure.draw()
+    sheet.canvas.draw()
+    heights: dict[str, set[float]] = {}
+    for axes in sheet.axes:
+        heights.setdefault(axes.get_title(), set()).add(round(axes.bbox.y0))
+    assert list(heights) == networks and all(len(own) == 1 for own in heights.values())
+    names = [axes.get_xlabel() for axes in sheet.axes]
+    assert names == names[:3] * len(networks) and len({*names}) == 3
 
 
 def test_long_names_of_few_layers_do_not_collide() -> None:
@@ -482,6 +506,22 @@ def test_a_legend_is_broken_where_it_is_wider_than_the_figure() -> None:
         assert shown == labels
 
 
+def test_a_long_legend_of_one_panel_is_beside_it_and_no_higher() -> None:
+    styles = line_styles([f"a line that has a long name, {n}" for n in range(10)])
+    entries = [legend_entry(label, look) for label, look in styles.items()]
+    sheet = new_sheet(1, legend=entries)
+    sheet.canvas.draw()
+    box, panel = sheet.legends[0].get_window_extent(), sheet.axes[0].bbox
+    assert sheet.get_figwidth() == PAGE and sheet.get_figheight() == 2.1
+    assert panel.x1 < box.x0 and box.x1 <= sheet.bbox.width
+    assert box.y0 >= 0 and box.y1 <= sheet.bbox.height
+    assert panel.width > 3 * sheet.dpi
+    assert new_sheet(1, legend=entries[:3]).get_figwidth() == COLUMN
+    # Columns are as wide as their own labels, so one long label does not make a single column.
+    long = legend_entry("x" * 60, styles["a line that has a long name, 0"])
+    assert new_sheet(2, legend=[long, *entries[1:]]).get_figheight() < 2.1 + 0.15 * 6
+
+
 def test_a_row_of_panels_is_as_high_as_its_own_lines_need() -> None:
     """All rows used to be as high as the highest one, so a panel with one line was nearly empty."""
     lines = {"small": ["a"], "large": [f"line {n}" for n in range(12)]}
@@ -504,11 +544,13 @@ def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
         chosen = {"model": model, "mask_criterion": name}
         sweep.cell(f"{model}{name}", accuracies=[0.9, 0.8], choices=chosen)
     drawn = sweep.analysis()
-    for (figure,) in (endpoint_figures(drawn), cost_figures(drawn)):
-        for axes in figure.draw().axes:
-            rows = [tick.get_text() for tick in axes.get_yticklabels()]
-            both = ["random", "movement"]
-            assert rows == (both if axes.get_title() == "fc on digits" else both[:1])
+    (endpoints,), (cost,) = endpoint_figures(drawn), cost_figures(drawn)
+    panels = endpoints.draw().axes  # only the first of a row names its lines
+    for axes in (*panels[::3], *cost.draw().axes):
+        rows = [tick.get_text() for tick in axes.get_yticklabels()]
+        both = ["random", "movement"]
+        assert rows == (both if axes.get_title() == "fc on digits" else both[:1])
+    assert [len(axes.get_yticks()) for axes in panels] == [2, 2, 2, 1, 1, 1]
 
 
 def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:
@@ -546,6 +588,38 @@ def test_lines_stay_apart_without_colour() -> None:
     assert len({(style.marker, str(style.dash)) for style in look}) == 12
     shades = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(to_rgb, _colours(look))]
     assert max(shades) < 0.75  # none is too pale for paper
+
+
+def test_twelve_lines_have_colours_that_red_green_colour_blindness_does_not_mix() -> None:
+    """Ten lines used to share nine colours, of which two look the same to one man in twelve."""
+    colours = np.array([*map(to_rgb, _colours([*line_styles([*"abcdefghijkl"]).values()]))])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    for seen in (np.eye(3), *_COLOUR_BLIND):
+        lab = _cielab(np.clip(linear @ np.array(seen).T, 0, 1))
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+        assert apart[~np.eye(12, dtype=bool)].min() > 17
+
+
+# What eyes without one kind of cone see of linear RGB (doi:10.1109/TVCG.2009.113).
+_COLOUR_BLIND = (
+    [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+)
+
+
+def _cielab(linear: Any) -> Any:
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = linear @ to_xyz.T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def test_lines_beyond_twelve_repeat_no_style() -> None:
+    look = line_styles([str(i) for i in range(LOOKS)]).values()
+    assert len({(style.color, style.marker, str(style.dash)) for style in look}) == LOOKS
+    assert len({(style.color, style.marker) for style in look}) == LOOKS
 
 
 def _colours(look: list[Any]) -> list[str]:

@@ -21,6 +21,7 @@ from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures import captions, style
 from lt_sweeps.reporting.figures.axes import panel_limits
 from lt_sweeps.reporting.figures.curve_panel import (
+    MARK_ROW,
     draw_panel,
     drawable_points,
     mark_id,
@@ -171,8 +172,8 @@ def _draw(
     for panel_curves in panels:
         shown = {(curve.panel, curve.name) for curve in panel_curves}
         own.append([v for v in verdicts if (v.curve.panel, v.curve.name) in shown])
-    # Rows of marks above a panel, beyond three, add to the height instead of flattening the lines.
-    heights = [2.1 + 0.08 * max(0, len(starred(tested, layout)) - 3) for tested in own]
+    # Rows of marks above a panel, beyond two, add to the height instead of flattening the lines.
+    heights = [2.1 + MARK_ROW * max(0, len(starred(tested, layout)) - 2) for tested in own]
     legend = _legend(curves, styles, layout, metric)
     sheet = style.new_sheet(len(panels), height=heights, legend=legend)
     for axes, panel_curves, tested in zip(sheet.axes, panels, own, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
 
 from lt_sweeps.analysis.curve import Curve, Point
 from lt_sweeps.analysis.significance import Verdict
@@ -21,11 +22,22 @@ from lt_sweeps.reporting.figures.axes import (
     x_position,
 )
 from lt_sweeps.reporting.figures.marks import draw_marker, draw_rings
-from lt_sweeps.reporting.figures.style import GREY, MARKER, NORMAL, SMALL, Style, decorate, escaped
+from lt_sweeps.reporting.figures.style import (
+    GREY,
+    MARKER,
+    NORMAL,
+    SMALL,
+    Style,
+    decorate,
+    escaped,
+    shortened,
+)
 
 # How the mark of a verdict is drawn: its marker, and whether it is filled. Marks are drawn as
 # markers and not as text, because fonts lack these characters or do not centre them.
 MARKS = {"★": ("*", True), "☆": ("*", False), "×": ("X", True), "·": ("X", False)}
+MARK_ROW = 0.1  # inches: the height of a row of marks, in which a name of 6.5 points fits
+_NAME = 24  # characters of a line's name beside its row of marks
 _FAINT = 0.35  # opacity of a marker where seeds are missing
 
 
@@ -154,9 +166,9 @@ def _published(
         axes.annotate(escaped(published.label), (at[-1], heights[-1]), (5, 0), va="center", **text)
 
 
-def starred(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """The names of the lines of a panel that have a row of marks above it."""
-    return list(dict.fromkeys(v.curve.name for v in verdicts if v.mark(layout.alpha)))
+def starred(verdicts: Sequence[Verdict], layout: ReportConfig) -> dict[str, str]:
+    """The labels of a panel's lines that have a row of marks above it, by the line's name."""
+    return {v.curve.name: v.curve.label for v in verdicts if v.mark(layout.alpha)}
 
 
 def _stars(
@@ -168,24 +180,30 @@ def _stars(
     x: str,
 ) -> None:
     """Draw a row above the panel for each line with marks, and a mark at each of its levels."""
-    # Inside the panel, the stars of several lines would cover the lines and each other. Row heights
-    # are fractions of the panel (1 is its top), 5% apart, with the first line on top. The x of a
+    # Inside the panel, the stars of several lines would cover the lines and each other. The x of a
     # star is in data units, so that it is above its level. The title is padded to be above the
     # rows, and the lowest row is high enough for a tick label at the top of the panel.
     rows = starred(verdicts, layout)
-    height = {name: 1.055 + 0.05 * (len(rows) - 1 - i) for i, name in enumerate(rows)}
-    for name in rows:
-        # The row starts with the line's own marker, which identifies the line in greyscale too.
-        place = {"transform": axes.transAxes, "clip_on": False}
-        draw_marker(axes, -0.03, height[name], styles[name], 2.6, **place)
+    above = {name: MARK_ROW * (len(rows) - i) for i, name in enumerate(rows)}
+    for name, label in rows.items():
+        # The row starts with the line's name and its own marker.
+        place = {"transform": axes.transAxes + _raised(axes, above[name]), "clip_on": False}
+        draw_marker(axes, -0.03, 1, styles[name], MARKER, **place)
+        text = escaped(shortened(label, _NAME))
+        axes.text(-0.06, 1, text, ha="right", va="center", fontsize=SMALL, **place)
     for verdict in verdicts:
         mark = verdict.mark(layout.alpha)
         if not mark:
             continue
         marker, filled = MARKS[mark]
-        name, size = verdict.curve.name, 4.5 if marker == "*" else 3.2
+        name, size = verdict.curve.name, 6.0 if marker == "*" else 4.6
         star, left = replace(styles[name], marker=marker), x_position(verdict.point, x)
-        options = {"markeredgewidth": 0.5, "zorder": 4, **_by_height(axes)}
-        draw_marker(axes, left, height[name], star, size, filled=filled, **options)
+        place = {"transform": axes.get_xaxis_transform() + _raised(axes, above[name])}
+        options = {"markeredgewidth": 0.6, "zorder": 4, "clip_on": False, **place}
+        draw_marker(axes, left, 1, star, size, filled=filled, **options)
     if rows:
-        axes.set_title(axes.get_title(), fontsize=NORMAL, pad=8 + 5.5 * len(rows))
+        axes.set_title(axes.get_title(), fontsize=NORMAL, pad=8 + 72 * MARK_ROW * len(rows))
+
+
+def _raised(axes: Axes, inches: float) -> ScaledTranslation:
+    return ScaledTranslation(0, inches, axes.figure.dpi_scale_trans)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 
 import pandas as pd
 from matplotlib.figure import Figure as Sheet
@@ -93,21 +94,25 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
         panel: sorted(lines, key=order.index) for panel, lines in style.lines_by_panel(data).items()
     }
     metrics = {curve.panel: curve.metric for curve in curves}
-    if len(of_panel) > 1:  # next to each other: one endpoint of two networks
-        data = data.sort_values(
-            "endpoint", key=lambda names: names.map(PER_RUN.index), kind="stable"
-        )
-    heights = {panel: 0.75 + style.rows_height(own, each=0.17) for panel, own in of_panel.items()}
-    sheet, panels = style.panels_of(data, "endpoint", "panel", height=heights)
-    for axes, (endpoint, panel), panel_rows in panels:
+    endpoints = [name for name in PER_RUN if name in set(data["endpoint"])]
+    places = list(product(of_panel, endpoints))
+    own = {panel: 0.75 + style.rows_height(lines, each=0.17) for panel, lines in of_panel.items()}
+    # Several networks have a row each, and only its first panel has the names of the lines.
+    several = len(of_panel) > 1
+    beside, letters = (len(endpoints), 30) if several else (2, 40)
+    sheet = style.new_sheet(len(places), height=[own[panel] for panel, _ in places], beside=beside)
+    for axes, (panel, endpoint) in zip(sheet.axes, places, strict=True):
         name = NAMES[endpoint]
-        style.decorate(axes, title=panel, grid="x")
+        style.decorate(axes, title=textwrap.fill(panel, letters), grid="x")
         # On two lines, because the layout makes no room for a label that is longer than its axis.
         scale, label = metrics[panel].scale, f"{name}:\n{metrics[panel].label}"
         if endpoint in SPARSITIES:
             scale, label = 100.0, textwrap.fill(f"{name} (%)", 36)
         axes.set_xlabel(label[:1].upper() + label[1:], fontsize=style.SMALL)
         prepare_rows(axes, of_panel[panel])
+        if several and endpoint != endpoints[0]:
+            axes.tick_params(axis="y", labelleft=False)
+        panel_rows = data.query("panel == @panel and endpoint == @endpoint")
         for i, line in enumerate(of_panel[panel]):
             rows = panel_rows[panel_rows["line"] == line]
             draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])

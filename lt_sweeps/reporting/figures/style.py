@@ -1,8 +1,8 @@
 """The style of every figure on paper: sizes, fonts and line styles.
 
 A panel is 3.25 inches wide, one column of a two-column page; two panels fill the width of the page.
-Colours are those of Okabe and Ito. Markers and dashes differ too, so that every reader can tell the
-lines apart, also in greyscale.
+The first seven colours are those of Okabe and Ito. Markers and dashes differ too, so that every
+reader can tell the lines apart, also in greyscale.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
 # Figures are drawn at their printed size, so that font sizes here are the printed ones. If LaTeX
 # scaled a figure down, its labels would be below the 6 points that most journals require.
@@ -27,13 +29,16 @@ COLUMN, PAGE = 3.25, 6.75  # inches
 GREY, PALE = "#555555", "#E5E5E5"
 SMALL, NORMAL = 6.5, 7.5  # points
 MARKER = 3.2  # points
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"]
-COLOURS += ["#E69F00", "#56B4E9", "#7A4A12", "#7F7F00"]
-MARKERS = "os^DvPX<>*hp"  # the tenth line has the colour of the first, so no round marker
-# Line i has colour i mod 9, marker i mod 12 and dash i mod 4. The same combination comes back after
-# 36 lines (the least common multiple), so the first 36 lines all look different. The 12 markers
-# distinguish the first 12 lines even in greyscale.
+# All twelve can be told apart with red-green colour blindness too: simulated (Machado 2009), every
+# two of them differ by at least 17 in CIELAB.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00"]
+COLOURS += ["#56B4E9", "#7A4A12", "#4B2DBF", "#66C266", "#7A0026", "#9A7BFF"]
+MARKERS = "os^DvPX<>*hp"
+# Twelve lines have colours and markers of their own. Then the colours repeat, and each round moves
+# the markers and dashes on by one: the thirteenth line has the colour of the first and the marker
+# of the second. So the first 144 lines all look different; more than 36 are not drawn in a panel.
 LOOKS = 36
+_LEGEND_LINES = 6  # of a legend below a single panel; a longer one is beside it
 DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept them. Text in an SVG stays text too.
 # The fixed hash salt makes the ids in an SVG the same each time.
@@ -53,7 +58,7 @@ class Style:
 def line_styles(names: Sequence[str]) -> dict[str, Style]:
     """Return a style for each line, by its position, so that it looks the same in every figure."""
     return {
-        name: Style(COLOURS[i % 9], MARKERS[i % 12], DASHES[i % 4])
+        name: Style(COLOURS[i % 12], MARKERS[(i + i // 12) % 12], DASHES[(i + i // 12) % 4])
         for i, name in enumerate(dict.fromkeys(names))
     }
 
@@ -68,19 +73,27 @@ def new_sheet(
     """Return an empty figure of `panels` panels, at most `beside` in a row, with the legend below.
 
     `height` is in inches: of every row of panels, or of each panel; a row is as high as its highest
-    panel.
+    panel. A single panel whose legend is long is as wide as the page, with the legend to its right.
     """
     columns = min(panels, beside)
     heights = [height] * panels if isinstance(height, float | int) else height
     rows = [max(heights[i : i + columns]) for i in range(0, panels, columns)]
-    width = COLUMN if columns == 1 else PAGE
-    legend_columns, legend_rows = _wrapped_legend(legend, width)
-    # The legend adds to the height (0.15 inches per row at 6.5 points) instead of taking space from
+    width, total = (COLUMN if columns == 1 else PAGE), sum(rows)
+    legend_columns, lines = _wrapped_legend(legend, width)
+    is_beside = panels == 1 and lines > _LEGEND_LINES
+    # The legend adds to the size (0.15 inches per line at 6.5 points) instead of taking space from
     # the panels. The constrained layout then gives it exactly this space, because "outside" makes
-    # the layout include the legend. The canvas is created without pyplot, which would keep every
-    # figure of a long report open and needs a display.
+    # the layout include the legend.
+    if is_beside:
+        fitting = int(total / 0.15)
+        legend_columns, lines = _wrapped_legend(legend, PAGE - COLUMN, least_rows=fitting)
+        width, total = PAGE, max(total, 0.15 * (lines + 1))
+    else:
+        total += 0.15 * lines
+    # The canvas is created without pyplot, which would keep every figure of a long report open and
+    # needs a display.
     with mpl.rc_context(RC):
-        sheet = Sheet(figsize=(width, sum(rows) + 0.15 * legend_rows), layout="constrained")
+        sheet = Sheet(figsize=(width, total), layout="constrained")
         FigureCanvasAgg(sheet)
         ratios = {"height_ratios": rows}
         grid = sheet.subplots(len(rows), columns, squeeze=False, gridspec_kw=ratios).flat
@@ -90,7 +103,7 @@ def new_sheet(
     if legend:
         sheet.legend(
             handles=list(legend),
-            loc="outside lower center",
+            loc="outside right center" if is_beside else "outside lower center",
             ncols=legend_columns,
             fontsize=SMALL,
             frameon=False,
@@ -149,6 +162,14 @@ def wrapped_label(label: str) -> str:
     return escaped(textwrap.fill(label, 25))
 
 
+def shortened(label: str, most: int) -> str:
+    """Leave out the middle of a label that has more than `most` characters."""
+    # Labels often begin alike (`large_final_same_sign`) or end alike (`imp lr=0.1`, `gmp lr=0.1`).
+    if len(label) <= most:
+        return label
+    return f"{label[: most // 2]}…{label[len(label) - (most - most // 2 - 1) :]}"
+
+
 def lines_by_panel(data: pd.DataFrame) -> dict[str, list[str]]:
     """Return the lines with a row in each panel; other lines need no space there."""
     panels = data.groupby("panel", sort=False)["line"]
@@ -173,17 +194,30 @@ def line_options(style: Style, marker: float) -> dict[str, Any]:
     }
 
 
-def _wrapped_legend(legend: Sequence[Artist], width: float) -> tuple[int, int]:
-    """Wrap labels wider than `width` inches; return the legend's numbers of columns and lines."""
-    # The layout does not shrink a legend that is too wide, but cuts it off. Measuring text needs a
-    # drawn figure, so the width is estimated: an entry has 0.4 inches of line and margin, and 0.047
-    # inches (a wide character at 6.5 points) for each character of the longest label.
+def _wrapped_legend(
+    legend: Sequence[Artist], width: float, *, least_rows: int = 1
+) -> tuple[int, int]:
+    """Wrap labels wider than `width` inches; return the legend's numbers of columns and lines.
+
+    It has as few rows as `width` allows, but not fewer than `least_rows`.
+    """
+    # The layout does not shrink a legend that is too wide, but cuts it off.
+    if not legend:
+        return 1, 0
     max_chars = int((width - 0.5) / 0.05)  # a safe estimate: the label is alone in its row
     wrapped = [textwrap.wrap(str(entry.get_label()), max_chars) for entry in legend]
     for entry, lines in zip(legend, wrapped, strict=True):
         entry.set_label("\n".join(lines))
-    longest = max((len(line) for lines in wrapped for line in lines), default=0)
-    columns = max(1, min(len(legend), int(width / (0.4 + 0.047 * longest))))
-    # matplotlib fills column by column; a row is as high as its label with the most lines.
-    rows = math.ceil(len(legend) / columns)
-    return columns, sum(max(map(len, wrapped[row::rows])) for row in range(rows))
+    # An entry has 0.4 inches of line and margin. matplotlib fills column by column like
+    # `array_split`, and each column is as wide as its widest entry.
+    widths = [0.4 + max(map(_text_width, lines), default=0.0) for lines in wrapped]
+    for rows in range(least_rows, max(least_rows, len(legend)) + 1):
+        columns = np.array_split(range(len(legend)), math.ceil(len(legend) / rows))
+        if sum(max(widths[i] for i in column) for column in columns) <= width:
+            break
+    return len(columns), max(sum(len(wrapped[i]) for i in column) for column in columns)
+
+
+def _text_width(text: str) -> float:
+    """Return the width in inches of a line of small text."""
+    return TextPath((0, 0), text, size=SMALL).get_extents().width / 72
