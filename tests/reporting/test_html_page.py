@@ -176,6 +176,8 @@ def test_a_browser_draws_it(page: Path, tmp_path: Path, width: int) -> None:
         check=True,
     )
     assert b'<body data-beyond="0"' in dom.stdout
+    # A figure of one column does not leave half of a wide window blank.
+    assert b'data-caption="' + (b"beside" if width == 1200 else b"below") in dom.stdout
     said = b"large_final, 80.0% left (level 1)\ntest accuracy (%) 91.00 [90.00, 92.00], n = 3"
     assert b'data-pointed="' + said in dom.stdout and b'data-left="hidden"' in dom.stdout
     rows = np.flatnonzero((seen < 128).all(-1).sum(-1))  # dark text
@@ -195,7 +197,36 @@ def _measured(page: Path, folder: Path) -> Path:
         svg.dispatchEvent(new PointerEvent("pointermove", at));
         document.body.dataset.pointed = tip.hidden ? "" : tip.textContent;
         svg.dispatchEvent(new PointerEvent("pointerleave", at));
-        document.body.dataset.left = tip.hidden ? "hidden" : "shown";"""
+        document.body.dataset.left = tip.hidden ? "hidden" : "shown";
+        const caption = document.querySelector("figcaption").getBoundingClientRect();
+        document.body.dataset.caption =
+            caption.top < svg.getBoundingClientRect().bottom ? "beside" : "below";"""
     script = f"<script>document.body.dataset.beyond = {beyond};{pointed}</script>"
     copy.write_text(page.read_text().replace("</body>", f"{script}</body>"))
     return copy
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; Debian's package is `chromium`")
+@pytest.mark.parametrize("medium", ["screen", "print"])
+def test_no_column_of_a_wide_table_is_out_of_reach(tmp_path: Path, medium: str) -> None:
+    """It scrolls on a screen, and is wrapped on paper, where its last columns used to be cut."""
+    sweep = FakeSweep(tmp_path)
+    for n in range(10):
+        chosen = {"mask_criterion": f"a_criterion_of_a_long_name_{n}"}
+        sweep.cell(f"c{n}", accuracies=[0.9, 0.8], choices=chosen)
+        sweep.cell(f"c{n}", 1, accuracies=[0.9, 0.7], choices=chosen)
+    folder = report(sweep.folder, console=Console(file=io.StringIO()), figures=["curves"])
+    text = (folder / "index.html").read_text()
+    assert CHROMIUM is not None and "@media print" in text
+    if medium == "print":
+        text = text.replace("@media print", "@media all")
+    script = """<script>const table = document.querySelector(".table");
+        document.body.dataset.cut = table.scrollWidth - table.clientWidth;
+        document.body.dataset.scrolls = getComputedStyle(table).overflowX;</script>"""
+    copy = tmp_path / "wide.html"
+    copy.write_text(text.replace("</body>", f"{script}</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'b'}"]
+    dump = [CHROMIUM, *flags, "--window-size=720,1000", "--dump-dom", copy.as_uri()]
+    dom = subprocess.run(dump, capture_output=True, check=True, text=True).stdout
+    cut, scrolls = re.findall(r'data-(?:cut|scrolls)="([^"]*)"', dom)
+    assert (int(cut) > 0, scrolls) == ((True, "auto") if medium == "screen" else (False, "visible"))
