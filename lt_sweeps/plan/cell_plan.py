@@ -152,7 +152,10 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
             "or several in a tuple"
         )
     for stage in trainings(*lasts):
-        _check_recipe(stage.training.recipe, stage.network, stage.training.task.dataset.input_shape)
+        recipe = stage.training.recipe
+        _check_recipe(recipe, stage.network, stage.training.task.dataset.input_shape)
+        if _has_batch_of_one(recipe, stage.training.task.dataset.train_size):
+            _check_batch_of_one(stage.network)
     return lasts, not isinstance(last, tuple)
 
 
@@ -169,3 +172,22 @@ def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> N
         check_clip(recipe.clip, shapes)
     if isinstance(recipe.augment, tuple):
         ImageTransforms(recipe.augment).check(shape)
+
+
+def _has_batch_of_one(recipe: Recipe, examples: int) -> bool:
+    """Whether a training reaches a batch that has a single example."""
+    last = 0 if recipe.drop_last else examples % recipe.batch_size
+    return recipe.batch_size == 1 or (last == 1 and recipe.length >= recipe.steps_per_epoch)
+
+
+@functools.cache
+def _check_batch_of_one(network: Network) -> None:
+    """Raises: ValueError: a batch norm of the network needs more than one example."""
+    try:
+        network.module()(network.example().to("meta"))
+    except Exception as error:  # other errors are found when the network is tried before training
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                "recipe.batch_size: an epoch has a batch of one example, and a batch norm of the "
+                "network needs two or more; give another batch_size, or recipe.drop_last=true"
+            ) from error

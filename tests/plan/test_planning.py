@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from fixtures.tiny_cell import SGD
+import pytest
+from fixtures.tiny_cell import CONV, SGD
 
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.packing import dependencies, packs
@@ -129,3 +130,20 @@ def test_a_pack_waits_only_for_what_its_own_units_are_made_from(cell: Make) -> N
     left, right = found[0::2], found[1::2]
     assert needs[left[2].name] == {left[0].name, left[1].name}
     assert needs[right[1].name] == {right[0].name}
+
+
+def test_a_batch_of_one_example_is_refused_before_a_batch_norm_fails_on_it(cell: Make) -> None:
+    """The norm fails where images have shrunk to one pixel, at the end of the first epoch."""
+    odd = {"model": CONV, "dataset__train": 65, "recipe__drop_last": False}
+    with pytest.raises(ValueError, match=r"recipe.batch_size: an epoch has a batch of one example"):
+        plan([cell(**odd)])
+    with pytest.raises(ValueError, match=r"recipe.batch_size: an epoch has a batch of one example"):
+        plan([cell(model=CONV, recipe__batch_size=1)])
+    for fits in (
+        {"recipe__drop_last": True},
+        {"recipe__length": "4it", "recipe__evaluate_every": "2it"},
+        {"dataset__train": 66},
+        {"dataset__shape": [1, 8, 8]},
+        {"model": {"net": {"_target_": "lt_sweeps.models.FC"}}},
+    ):
+        plan([cell(**odd | fits)])
