@@ -119,14 +119,24 @@ class SweepComparison(Analysis):
         pairs = zip(self.tests, named, strict=True)
         return [replace(verdict, curve=a, baseline=b) for verdict, (a, b) in pairs]
 
+    @property
+    def line_names(self) -> list[str]:
+        """The names that a layout may give: of the lines of both sides, and of what differs."""
+        between, pairs = self.paired
+        lines = [curve.name for side in (self.one, self.other) for curve in side.curves]
+        return [*lines, *(name for pair in pairs for name in self._side_names(pair, between))]
+
+    def _side_names(self, pair: Pair, between: Sequence[str]) -> list[str]:
+        """The values that differ between two curves, such as `lr=0.1`, or the sweeps' names."""
+        configs = zip(_configs(pair, schedules=True), (self.one, self.other), strict=True)
+        return [labels_from_keys([c], [""], between)[0] or s.results.name for c, s in configs]
+
     def _named(self, pair: Pair, between: Sequence[str]) -> Pair:
         """The two curves in one panel, with names that tell them apart."""
         panel = " against ".join(dict.fromkeys(curve.panel for curve in pair))
-        labels, sides = self.one.layout.labels, (self.one, self.other)
         names = []
-        for curve, config, side in zip(pair, _configs(pair, schedules=True), sides, strict=True):
-            what = labels_from_keys([config], [panel], between)[0] or side.results.name
-            label = labels.get(what) or readable([what])[0]
+        for curve, side in zip(pair, self._side_names(pair, between), strict=True):
+            label = self.one.layout.labels.get(side) or readable([side])[0]
             names.append(", ".join(dict.fromkeys([curve.label, label])))
         if names[0] == names[1]:
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]

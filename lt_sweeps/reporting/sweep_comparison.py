@@ -17,6 +17,7 @@ from lt_sweeps.analysis.comparison import SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES, endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
+from lt_sweeps.analysis.line_names import check_lines
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.significance import Pair, Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
@@ -46,7 +47,8 @@ def compare_sweeps(
     keys of `report`. Returns the tests.
 
     Raises: ValueError: one side has no records, `by` names a key that neither side has, the sides
-        differ in several keys that `by` does not all name, or they share no curve.
+        differ in several keys that `by` does not all name, they share no curve, or an option names
+        a line that neither has.
     """
     console = console or Console()
     config = layout(options)
@@ -58,6 +60,7 @@ def compare_sweeps(
             raise ValueError(f"compare: `{side.results.name}` has no records yet")
     check_keys("compare: by", by, [cell for side in sides for cell in side.results.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
+    check_lines(both.line_names, config, options)
     tickets = [name for name in _FROM_TICKETS if name in (config.figures or ())]
     # These figures look up the tickets of both sides in the store of `one`.
     if tickets and sides[0].results.root != sides[1].results.root:

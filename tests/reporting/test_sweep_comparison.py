@@ -243,6 +243,27 @@ def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_p
     assert lines == [f"{c}, lr={lr}" for c in ("moved", "random") for lr in (0.1, 0.3)]
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"labels": {"movment": "m"}}, "labels: no line .* `movment`; did you mean `movement`"),
+        ({"labels": {"recipe.lr=0.2": "s"}}, "report.labels: no line is called `recipe.lr=0.2`"),
+        ({"baseline": "none_such"}, "report.baseline: no line is called `none_such`"),
+        ({"highlight": ["none_such"]}, "report.highlight: no line is called `none_such`"),
+        ({"pairs": [["movement", "x"]]}, "report.pairs: no line is called `x`"),
+    ],
+)
+def test_a_typed_line_must_be_on_one_of_the_sides(
+    tmp_path: Path, typed: dict[str, Any], said: str
+) -> None:
+    one = made(tmp_path, "slow", {"movement": 0.8}, recipe__lr=0.1)
+    other = made(tmp_path, "fast", {"movement": 0.8, "random": 0.8}, recipe__lr=0.3)
+    with pytest.raises(ValueError, match=said):
+        compared(one, other, **typed)
+    _, text = compared(one, other, labels={"random": "chance", "recipe.lr=0.3": "quick"})
+    assert "movement, quick" in text and "only in fast: chance" in text
+
+
 def test_two_networks_are_drawn_in_one_panel(tmp_path: Path) -> None:
     one, other = (
         made(tmp_path, model, {"movement": 0.8}, choices={"model": model})
