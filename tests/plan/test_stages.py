@@ -1,5 +1,6 @@
 """Stages with equal content have equal keys, and every difference that matters changes the key."""
 
+import errno
 import importlib
 import pkgutil
 import re
@@ -18,7 +19,7 @@ from lt_sweeps.config.call import Call
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.config.identity import public_name
-from lt_sweeps.data import Dataset
+from lt_sweeps.data import Dataset, Split
 from lt_sweeps.plan.cell_plan import planned_cell
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.plan.stages import Init, Task, Train, ancestors
@@ -240,3 +241,27 @@ def test_a_file_that_a_users_data_set_cannot_read_is_said_with_its_key(tmp_path:
         task = Task(Call.of(config, where="dataset", supplied=("data_dir",)))
         with pytest.raises(ValueError, match=rf"^{key}: own_file\(.*cannot be loaded: .*{fault}"):
             _ = task.dataset
+
+
+def own_lazy(path: str, *, fingerprint: str = "", prepares: bool = False) -> Dataset:
+    def read() -> dict[str, Split]:
+        raise KeyError(path) if path == "labels" else OSError(errno.ENOSPC, "disk is full")
+
+    steps: dict[str, Any] = {"load": read, "prepare": read if prepares else lambda: None}
+    return Dataset((1, 2, 2), 2, 4, fingerprint=fingerprint, **steps)
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+@pytest.mark.parametrize("fingerprint", ["", "1"])
+def test_an_error_of_a_lazy_load_is_said_with_its_key(fingerprint: str, prepares: bool) -> None:
+    """The line used to name the file alone; a full disk stays an OSError, which is waited for."""
+    for path, kind in (("labels", ValueError), ("full", OSError)):
+        config = {"path": path, "fingerprint": fingerprint, "prepares": prepares}
+        config["_target_"] = f"{__name__}.own_lazy"
+        task = Task(Call.of(config, where="dataset", supplied=("data_dir",)))
+        said = r"^dataset: own_lazy\(.*cannot be loaded: .*test_stages.py:\d+: KeyError: 'labels'$"
+        with pytest.raises(kind, match=said if kind is ValueError else "disk is full"):
+            task.dataset.prepare() if prepares else task.dataset.load()
+        if not fingerprint:
+            with pytest.raises(kind):
+                task.identity()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from lt_sweeps.config.users_mistakes import raised_in
 from lt_sweeps.data import Dataset, content_hash
 from lt_sweeps.data.kept_images import read_once
 from lt_sweeps.plan.stages.task_kind import CLASSIFICATION, TaskKind
+from lt_sweeps.storage.atomic_write import passes
 
 Changes = Mapping[str, Any] | Literal["same"]
 """The keys of the recipe that a training changes, with their values; `same` changes none."""
@@ -69,11 +70,19 @@ class Task:
             )
 
     def _called(self) -> Any:
-        """Call the function. Raises: ValueError: a user-defined function raised an error."""
+        dataset = self._own(self.call, data_dir=self.data_dir)
+        if self.call.ours or not isinstance(dataset, Dataset):
+            return dataset
+        load, prepare = (partial(self._own, each) for each in (dataset.load, dataset.prepare))
+        return replace(dataset, load=load, prepare=prepare)
+
+    def _own(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        """Call a function of the data set. Raises: ValueError: it is user-defined, and failed."""
         try:
-            return self.call(data_dir=self.data_dir)
+            return function(**arguments)
         except Exception as error:
-            if (told := raised_in(error)) is None:
+            # A file system that is full or stale is waited for, and memory that is short is said.
+            if passes(error) or isinstance(error, MemoryError) or not (told := raised_in(error)):
                 raise
             named = [key for key, value in self.call.args.items() if _is_file(value, error)]
             key = ".".join(["dataset", *named[:1]])
