@@ -39,9 +39,9 @@ def image_folder(
     If `path` has a folder `train`, then `train`, `test` and `val` are the splits. A `val` without a
     `test` is the test set, because ImageNet is usually laid out like that, unless the argument
     `test` is given. A split without a folder is drawn with `seed` from the other images. The
-    arguments `test` and `validation` are its number of images, or its fraction of these images if
-    below 1; by default a fifth for test and a tenth for validation. The images are decoded once,
-    into one file under `data_dir`, which may be larger than memory.
+    arguments `test` and `validation` are its number of images (an int), or its fraction of these
+    images (a float below 1); by default a fifth for test and a tenth for validation. The images are
+    decoded once, into one file under `data_dir`, which may be larger than memory.
 
     The fingerprint is a hash of the content of all files. It is noted under `data_dir`, and the
     files are read again only if the size or a time of one of them has changed.
@@ -197,8 +197,13 @@ def _assign(
 
 
 def _count(name: str, size: float, pool: int, *, room: int) -> int:
-    count = round(size * pool) if size < 1 else int(size)
-    if not 1 <= count <= room or (size >= 1 and count != size):
+    if isinstance(size, float) and size >= 1:  # next to 0.99, 1.0 reads as all images
+        raise ValueError(
+            f"image_folder: {name}={size}; give a number of images without a decimal point, such "
+            "as 50, or a fraction below 1"
+        )
+    count = size if isinstance(size, int) else round(size * pool)
+    if not 1 <= count <= room:
         raise ValueError(
             f"image_folder: {name}={size} is {count} of {pool} images; it takes 1 to {room} of "
             "them, or a fraction below 1"

@@ -20,6 +20,7 @@ from fixtures.small_disk import mounted
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
+from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.recipes import recipe
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.data import (
@@ -385,9 +386,19 @@ def test_dark_images_are_taken_with_their_mean_and_std(tmp_path):
         check_split(squashed, "train", prepared(squashed)["train"])
 
 
-def test_a_number_of_images_is_a_whole_one(tmp_path):
-    with pytest.raises(ValueError, match="validation=2.5 is 2 of 20 images; it takes 1 to 15 of"):
-        image_folder(str(draw_tree(tmp_path / "pets")), data_dir=str(tmp_path), validation=2.5)
+def test_a_number_of_images_is_a_whole_one(tmp_path, capsys):
+    """1.0 used to mean one image, while 0.99 means nearly all."""
+    root = draw_tree(tmp_path / "pets")
+    for name, size in (("validation", 2.5), ("validation", 1.0), ("test", 1.0)):
+        said = f"image_folder: {name}={size}; give a number of images without a decimal point"
+        with pytest.raises(ValueError, match=said):
+            image_folder(str(root), data_dir=str(tmp_path), **{name: size})
+    words = ["dataset=image_folder", f"dataset.path={root}", "dataset.test=1.0"]
+    assert main(["plan", *words, f"data_dir={tmp_path}", f"root={tmp_path}"]) == 1
+    assert "image_folder: test=1.0; give a number of images" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="validation=17 is 17 of 20 images; it takes 1 to 15 of"):
+        image_folder(str(root), data_dir=str(tmp_path), validation=17)
+    assert len(image_folder(str(root), data_dir=str(tmp_path), test=1).load.args[2]["test"]) == 1
 
 
 def test_train_and_test_folders_are_used_as_such(tmp_path):
