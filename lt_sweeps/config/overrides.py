@@ -52,7 +52,7 @@ def is_group(key: str, groups: Collection[str]) -> bool:
 def axes_of(words: Sequence[str], loader: ConfigLoader, groups: Collection[str]) -> list[Axis]:
     """Return the overrides by key; if a key is given twice, the last one wins, as in Hydra.
 
-    Raises: ValueError: an override has no values, the same value twice, or a continuous range.
+    Raises: ValueError: an override has no values, one value twice, or a continuous range.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     return list({word.get_key_element(): _axis(word, groups) for word in parsed}.values())
@@ -66,6 +66,14 @@ def _axis(override: Override, groups: Collection[str]) -> Axis:
         return Axis(key, (override.input_line,), None)
     words = tuple(f"{element}={value}" for value in _values(override, key))
     values = tuple(word.value() for word in OverridesParser.create().parse_overrides([*words]))
+    numbers: dict[float, Any] = {}
+    for value in values:  # a stage key may tell 1 from 1.0, and would compute the same twice
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if numbers.setdefault(value, value) is not value:
+            raise ValueError(
+                f"{key}: {numbers[value]} and {value} are the same number; each value once"
+            )
     changes = override.type is OverrideType.CHANGE and not is_group(key, groups)
     settable = changes and "[" not in key
     return Axis(key, words, values if settable and all(map(_simple, values)) else None)

@@ -156,6 +156,10 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         (["plan", "seed=0,3,1,3"], "seed: 3 given twice; each seed once"),
         (["reset=keep,keep"], "reset: keep given twice; each value once"),
         (
+            ["dataset=synthetic", "dataset.noise=0.5,1,1.0"],
+            "dataset.noise: 1 and 1.0 are the same number; each value once",
+        ),
+        (
             ["seed=interval(0,1)"],
             "seed: got interval(0,1), a continuous range; list the values as a,b,c or range(n)",
         ),
