@@ -22,6 +22,7 @@ from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from rich.console import Console
 
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.config.errors import CONF
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.plan.planning import plan
@@ -29,9 +30,35 @@ from lt_sweeps.storage.store import Store
 
 COMPOSITIONS = 20
 SEEDS = (0, 1, 17)
-CRITERIA = "large_final small_init movement magnitude_increase large_final_same_sign random snip"
-RESETS = "rewind reinit reshuffle constant redraw keep transplant"
-FREEZES = "zero init final variant random_zeros"
+CRITERIA = [path.stem for path in (CONF / "mask_criterion").glob("[a-z]*.yaml")]
+RESETS: dict[str, tuple[dict[str, Any], ...]] = {
+    "rewind": ({}, {"momentum": True}, {"restart": True}),
+    "keep": ({}, {"momentum": True}, {"at": "2it"}),
+    "reinit": ({"sign": True}, {"sign": False}),
+    "reshuffle": ({"sign": True}, {"sign": False}),
+    "constant": ({"sign": True}, {"sign": False}),
+    "redraw": ({},),
+    "transplant": ({},),
+}
+FREEZES = ("zero", "init", "final", "variant", "random_zeros")
+SCHEDULES: tuple[dict[str, Any], ...] = (
+    {"_target_": "schedules.sparsities", "sparsity": [0.9]},
+    {"_target_": "schedules.sparsities", "sparsity": [0.2, 0.5]},
+    {"_target_": "schedules.geometric", "levels": 2, "scope": "global"},
+    {"_target_": "schedules.one_shot", "sparsity": 0.7},
+    {"_target_": "densities.erk", "sparsity": 0.6},
+    {"_target_": "densities.uniform", "sparsity": 0.6},
+)
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+    {"optimizer": "adam"},
+    {"optimizer": "adamw", "weight_decay": 0.01},
+    {"optimizer": {"_target_": "torch.optim.RMSprop", "momentum": 0.5}},
+    {"optimizer": {"_target_": "torch.optim.NAdam"}},
+)
+RECURRENT = {"net": {"_target_": "lt_sweeps.models.Recurrent", "cell": "gru", "width": 6}}
+GROUPS = ("weight", "weight", "weight", "neuron", "filter", "channel", "2:4", "2x2")
 HOW_COMPUTED = ("seconds", "stack_size")
 
 
@@ -41,37 +68,42 @@ class Killed(BaseException):
 
 def drawn(draws: random.Random) -> list[Cell]:
     """Draw the cells of one composition, one per seed."""
-    pick, names = draws.choice, [*METHODS]
-    model, method, length = pick([*MODELS]), pick(names), draws.randint(5, 12)
+    pick, length = draws.choice, draws.randint(5, 12)
+    method, reset, criterion = pick([*METHODS]), pick([*RESETS]), pick(CRITERIA)
     net = {"_target_": "lt_sweeps.models.FC", "hidden": [draws.randint(5, 20), pick((7, 8, 10))]}
     recipe = {
-        "optimizer": pick(("sgd", "adam", "adamw")),
+        **pick(OPTIMIZERS),
         "lr": pick((0.01, 0.1)),
         "batch_size": pick((7, 10, 16, 30)),
         "length": f"{length}it",
         "evaluate_every": f"{draws.randint(1, 3)}it",
         "warmup": pick(("0it", "2it")),
         "decay": pick(("step", "cosine", "one_cycle")),
-        "clip": pick((None, {"norm": 0.5})),
+        "clip": pick((None, {"norm": 0.5}, {"value": 0.1})),
         "drop_last": pick((True, False)),
         "order": pick(("same", "fresh")),
         "augment": pick(("none", "none", "crop_flip")),
+        "label_smoothing": pick((0.0, 0.1)),
     }
-    reset = pick(RESETS.split())
     to = {} if reset == "keep" else {"to": f"{pick((0, 0, length // 2))}it"}
-    criterion = pick(CRITERIA.split())
-    final = pick(({}, {"final": "best"})) if "final" in criterion else {}
-    schedule = pick(({"sparsity": [0.9]}, {"sparsity": [0.2, 0.5]}))
+    keys: dict[str, Any] = {"granularity": pick(GROUPS)}
+    if criterion in ("snip", "grasp", "grad"):
+        keys["examples"] = 16
+    elif "final" in criterion:
+        keys["final"] = pick(("end", "best", "2it"))
+    schedule = pick(SCHEDULES)
+    models = {**MODELS, "fc": {"net": net}, "recurrent": RECURRENT}
     changes: dict[str, Any] = {
-        "model": {"net": net} if model == "fc" else MODELS[model],
+        "model": pick([*models.values()]),
         "dataset__test": pick((32, 47)),
         "dataset__validation": pick((16, 33)),
         "method": {"_target_": f"lt_sweeps.plan.methods.{method}", **METHODS[method]},
-        "mask_criterion": {"_target_": f"lt_sweeps.sparsity.criteria.{criterion}", **final},
-        "schedule": {"_target_": "lt_sweeps.sparsity.schedules.sparsities", **schedule},
+        "mask_criterion": {"_target_": f"lt_sweeps.sparsity.criteria.{criterion}", **keys},
+        "schedule": {**schedule, "_target_": f"lt_sweeps.sparsity.{schedule['_target_']}"},
         "recipe": {"_target_": "lt_sweeps.config.recipes.recipe", **recipe},
-        "reset": {"_target_": f"lt_sweeps.sparsity.resets.{reset}", **to},
-        "freeze": {"_target_": f"lt_sweeps.sparsity.freezes.{pick(FREEZES.split())}"},
+        "reset": {"_target_": f"lt_sweeps.sparsity.resets.{reset}", **to, **pick(RESETS[reset])},
+        "freeze": {"_target_": f"lt_sweeps.sparsity.freezes.{pick(FREEZES)}"},
+        "seeds": pick(({}, {}, {"init": 7}, {"noise": 2, "augment": 5})),
         "report_at": pick(("best", "end")),
         "precision": pick(("float32", "float32", "bf16")),
     }
@@ -93,7 +125,7 @@ def rows(root: Path, seeds: Sequence[int] = SEEDS) -> dict[str, list[dict[str, A
     """The records of these seeds, without the columns that say how they were computed."""
     found = {}
     for path in root.glob("runs/*/*/records.jsonl"):
-        if int(path.parent.name) in seeds:
+        if int(path.parent.name.partition("-")[0]) in seeds:  # `1-init7`
             lines = map(json.loads, path.read_text().splitlines())
             of_results = [{n: v for n, v in r.items() if n not in HOW_COMPUTED} for r in lines]
             found[str(path.relative_to(root))] = of_results
