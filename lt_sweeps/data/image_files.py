@@ -54,13 +54,14 @@ def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
     _log.info(
         "image_folder: reading %d files of %s once, to know them by content", len(files), root
     )
+    began = time.time()
     content = Content()
     for file in files:
         content.add(file, content_of(root / file))
     fingerprint, newest = content.hexdigest(), max(max(state[1:]) for state in states) / 1e9
     # A file that is written again within one tick of the clock keeps its time, so a change would go
-    # unnoticed. The fingerprint of files as new as that is not noted.
-    if time.time() - newest > _CLOCK_SECONDS:
+    # unnoticed. The fingerprint of files that were as new as that when they were read is not noted.
+    if began - newest > _CLOCK_SECONDS:
         with suppress(OSError):  # without the note, the files are only read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
             write_whole(note, f"{fingerprint} {_note_check(listing, fingerprint)}".encode())

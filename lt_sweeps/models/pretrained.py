@@ -54,9 +54,14 @@ class Pretrained:
 
         Raises: ValueError: the file cannot be read, or has changed since the plan was made.
         """
-        if files_named({_WHERE: str(self.path)}).get(_WHERE) != self.sha256:
-            raise ValueError(f"{_WHERE}: `{self.path}` has changed since the plan was made")
+        _check(self.path, self.sha256)
         return dict(_read(self.path, self.sha256))
+
+
+def _check(path: Path, sha256: str) -> None:
+    """Raises: ValueError: the file has changed."""
+    if files_named({_WHERE: str(path)}).get(_WHERE) != sha256:
+        raise ValueError(f"{_WHERE}: `{path}` has changed since the plan was made")
 
 
 @functools.lru_cache(maxsize=2)
@@ -67,6 +72,7 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
         content = read_pickle(path) if pickled else read_safetensors(path)
     except (DamagedFile, OSError) as error:
         raise ValueError(f"{_WHERE}: {error}") from None
+    _check(path, sha256)  # again, because the file may have changed just before it was read
     while isinstance(content, Mapping) and (inner := [n for n in _WITHIN if n in content]):
         content = content[inner[0]]
     if not isinstance(content, Mapping):

@@ -46,9 +46,11 @@ class StoredTickets:
         seen = self._seen(stage, seed, name)
         if seen is not None and self.verified.has(name, seen):
             return True
+        # Before the ticket is read: the clock may tick meanwhile, after a change within this tick.
+        settled = seen is not None and is_settled(seen.partition("|")[0])
         if not is_stored(stage, seed, moment, self.store, thorough=self.thorough):
             return False
-        if self.thorough and seen is not None and is_settled(seen.partition("|")[0]):
+        if self.thorough and seen is not None and settled:
             self.verified.note(name, seen)
         return True
 

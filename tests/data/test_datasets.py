@@ -10,6 +10,7 @@ import warnings
 import zlib
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -504,7 +505,7 @@ def test_files_are_read_again_only_when_one_has_changed(tmp_path, monkeypatch):
     first = afresh(root, tmp_path)
     assert len(reads) == 20
     assert afresh(root, tmp_path).fingerprint == first.fingerprint and len(reads) == 20
-    os.utime(root / "cat" / "001.png")
+    os.utime(root / "cat" / "001.png", (5, 5))  # the clock may not have ticked since it was drawn
     assert afresh(root, tmp_path).fingerprint == first.fingerprint and len(reads) == 40
     for note in (tmp_path / "image_folder").glob("*.content"):
         note.write_text(note.read_text().replace(first.fingerprint[:6], "000000"))
@@ -514,6 +515,23 @@ def test_files_are_read_again_only_when_one_has_changed(tmp_path, monkeypatch):
 def test_a_file_that_is_written_at_this_moment_is_read_again(tmp_path):
     afresh(draw_tree(tmp_path / "pets"), tmp_path)
     assert not list(tmp_path.rglob("*.content"))
+
+
+def test_a_file_that_was_written_just_before_it_was_read_is_read_again(tmp_path, monkeypatch):
+    """It may have changed within the same tick, although the clock has ticked since."""
+    root, real = draw_tree(tmp_path / "pets"), image_files.content_of
+    now = [max(path.stat().st_mtime for path in root.rglob("*.png"))]
+
+    def slow(path):
+        now[0] += 60
+        return real(path)
+
+    monkeypatch.setattr(image_files, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(image_files, "content_of", slow)
+    afresh(root, tmp_path)
+    assert not list(tmp_path.rglob("*.content"))
+    afresh(root, tmp_path)
+    assert list(tmp_path.rglob("*.content"))
 
 
 def test_a_file_that_changes_while_it_is_decoded_stops_it(tmp_path):
@@ -532,6 +550,7 @@ def flipped(path):
         byte = file.read(1)[0]
         file.seek(500)
         file.write(bytes([byte ^ 1]))
+    os.utime(path, (5, 5))  # the clock may not have ticked since the file was written
 
 
 DAMAGES = {

@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fixtures.tiny_cell import settings, settle
 
+from lt_sweeps.config import file_version
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.file_version import is_settled, version
 from lt_sweeps.execution.frozen_pack import work_on
@@ -20,7 +23,7 @@ from lt_sweeps.execution.materialize import ticket
 from lt_sweeps.execution.records import record_cell
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import _start, compute
-from lt_sweeps.plan import ticket_checks
+from lt_sweeps.plan import stored_tickets, ticket_checks
 from lt_sweeps.plan.packing import packs
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stored_tickets import StoredTickets
@@ -111,6 +114,25 @@ def _harmed(path: Path) -> Path:
         file.seek(-1, os.SEEK_END)
         file.write(b"#")
     return path
+
+
+def test_a_ticket_that_was_written_just_before_it_was_read_is_read_again(
+    cell: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed within the same tick, although the clock has ticked since."""
+    made, store = run(cell(recipe__length="1ep"))
+    last, seed = made.cells[0].last, made.cells[0].seed
+    now, real, reads = [store.path(last.key, 0).stat().st_ctime_ns], stored_tickets.is_stored, []
+
+    def slow(*arguments: Any, **keys: Any) -> bool:
+        now[0] += 10**10
+        reads.append(arguments)
+        return real(*arguments, **keys)
+
+    monkeypatch.setattr(file_version, "time", SimpleNamespace(time_ns=lambda: now[0]))
+    monkeypatch.setattr(stored_tickets, "is_stored", slow)
+    tickets = StoredTickets(store, thorough=True, recall=False)
+    assert [tickets.holds(last, seed) and len(reads) for _ in range(3)] == [1, 2, 2]
 
 
 def test_a_ticket_is_verified_again_where_its_parent_changed(cell: Make, run: Run) -> None:

@@ -15,6 +15,7 @@ from lt_sweeps.config.seeds import Seed
 from lt_sweeps.interchange.audit_results import audit
 from lt_sweeps.interchange.exported_tables import export_tables
 from lt_sweeps.interchange.exported_ticket import export_ticket
+from lt_sweeps.models import pretrained
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages import Init
@@ -104,6 +105,25 @@ def test_a_file_that_changes_after_the_plan_is_refused(file: Path) -> None:
     save_file(Network.of(FC, SHAPE, 4).draw(Seed(78)), file)
     with pytest.raises(ValueError, match="has changed since the plan was made"):
         network.draw(Seed(0))
+
+
+def test_a_file_that_changes_just_before_it_is_read_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, content = of(file), file.read_bytes()
+    pretrained._read.cache_clear()
+    read = pretrained.read_safetensors
+
+    def late(path: Path) -> dict[str, Tensor]:
+        save_file(Network.of(FC, SHAPE, 4).draw(Seed(78)), path)
+        return read(path)
+
+    monkeypatch.setattr(pretrained, "read_safetensors", late)
+    with pytest.raises(ValueError, match="has changed since the plan was made"):
+        network.draw(Seed(0))
+    monkeypatch.undo()
+    file.write_bytes(content)
+    assert equal(network.draw(Seed(0)), network.draw(Seed(1)))
 
 
 @pytest.mark.parametrize(
