@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -76,13 +77,18 @@ def _conf_is_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_of_a_person() -> Iterator[None]:
-    """Keep settings of the terminal, of a Slurm job and of tracker accounts out of the tests."""
-    names = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
+    """Keep settings of the terminal, of a Slurm job and of tracker accounts out of the tests.
+
+    Python caches compiled modules, as on most machines, so no test may take a module for the one of
+    the same size that it replaced within a second.
+    """
+    names = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "PYTHONDONTWRITEBYTECODE")
     kinds = ("SLURM_JOB", "SLURM_ARRAY", "WANDB_", "MLFLOW_", "HYDRA_")
     with pytest.MonkeyPatch.context() as patch:
         for name in [*os.environ]:
             if name in names or name.startswith(kinds):
                 patch.delenv(name)
+        patch.setattr(sys, "dont_write_bytecode", False)
         yield
 
 

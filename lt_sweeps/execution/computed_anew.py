@@ -29,7 +29,7 @@ _Asked = list[tuple[_Settings, Planned]]
 
 def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
     """Return a line for each reason why cells are computed that an earlier sweep has computed."""
-    paths = [path for path in root.glob("sweeps/*/manifest.json") if path.is_file()]
+    paths = sorted(path for path in root.glob("sweeps/*/manifest.json") if path.is_file())
     if not paths:
         return []
     missing = {unit for pack in todo for unit in pack.units}

@@ -35,8 +35,8 @@ def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, mon
     lr, since = "recipe.lr 0.01 -> 0.02", "2 of 2 cells have results in b; since then"
     assert why() == why(schedule__levels=3) == []  # these results are used
     assert why(recipe__lr=0.02) == [f"{since} {lr}"]
-    assert why("2") == [f"{since} anew_lab changed"]
-    assert why("2", recipe__lr=0.02) == [f"{since} {lr}, anew_lab changed"]
+    assert why("20") == [f"{since} anew_lab changed"]
+    assert why("20", recipe__lr=0.02) == [f"{since} {lr}, anew_lab changed"]
     monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
     monkeypatch.setattr(anew, "code_version", lambda: "2.0")
     assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]

@@ -103,7 +103,7 @@ def test_a_recipe_of_a_user_s_shares_nothing_with_the_stock_recipe_of_equal_fiel
 
 def test_an_edit_of_what_a_recipe_s_module_imports_counts(cell: Make, lab: Path) -> None:
     before = key(cell(recipe___target_="identity_lab.slow"))
-    (lab / "identity_helper.py").write_text("FACTOR = 2\n")
+    (lab / "identity_helper.py").write_text("FACTOR = 20\n")
     assert key(cell(recipe___target_="identity_lab.slow")) != before
 
 
@@ -306,16 +306,16 @@ def test_what_is_no_data_set_is_refused(cell: Make) -> None:
         planned_cell(cell(dataset={"_target_": f"{__name__}.no_data_set"}))
 
 
-@pytest.mark.parametrize("file", ["pixels.txt", "identity_helper.py"])
+@pytest.mark.parametrize(("file", "new"), [("pixels.txt", "2"), ("identity_helper.py", "20")])
 def test_data_or_code_that_change_while_a_pack_waits_rename_its_units(
-    cell: Make, lab: Path, file: str
+    cell: Make, lab: Path, file: str, new: str
 ) -> None:
     made = plan([cell(**own_data(lab), recipe___target_="identity_lab.slow")])
     sweep = Submission(made, settings(lab / "results", "waiting")).freeze([])
     frozen = {stage for cell in sweep.manifest.cells for stage in cell.stages}
     afresh()
     assert {unit.stage.key for unit in plan(sweep.cells()).units} == frozen
-    (lab / file).write_text((lab / file).read_text().replace("1", "2"))
+    (lab / file).write_text((lab / file).read_text().replace("1", new))
     afresh()
     assert {unit.stage.key for unit in plan(sweep.cells()).units}.isdisjoint(frozen)
 
