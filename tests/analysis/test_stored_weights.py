@@ -24,7 +24,7 @@ from lt_sweeps.analysis.stored_weights import (
 )
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
-from lt_sweeps.reporting.figures.mask_overlap import chance_overlap, jaccard
+from lt_sweeps.reporting.figures.mask_overlap import _chance_sentence, chance_overlap, jaccard
 from lt_sweeps.reporting.figures.weight_plane import plane_figures
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
@@ -208,6 +208,23 @@ def test_figures_of_masks_say_which_line_has_which_sparsity(
     for name in named:
         caption = (folder / f"{name}.txt").read_text().partition("\n")[0]
         assert "left: hidden=0.2 64.7%, hidden=0.22 61.9%." in caption, name
+    data = pd.read_csv(folder / "overlap.csv")
+    own = data[data["line"] == data["other"]].set_index("line")["chance"]
+    named = ", ".join(f"hidden={rate} {100 * own[f'hidden={rate}']:.0f}%" for rate in rates)
+    said = (folder / "overlap.txt").read_text()
+    assert own.nunique() == 2 and f"Chance on the diagonal in {data['panel'][0]}: {named}." in said
+
+
+def test_a_caption_has_the_chance_levels_of_at_most_four_lines() -> None:
+    for names, chances, said in (
+        ("ab", (0.2, 0.3), " Chance on the diagonal in p: a 20%, b 30%."),
+        ("ab", (0.2, 0.201), ""),
+        ("abcde", (0.2, 0.3, 0.3, 0.3, 0.3), " Chance on the diagonal in p: see the CSV."),
+    ):
+        rows = [{"panel": "p", "line": a, "other": b} for a in names for b in names]
+        chance = dict(zip(names, chances, strict=True))
+        data = pd.DataFrame([{**row, "chance": chance[row["line"]]} for row in rows])
+        assert _chance_sentence(data) == said
 
 
 def test_titles_of_planes_stay_in_their_column(root: Path) -> None:

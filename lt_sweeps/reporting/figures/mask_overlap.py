@@ -21,6 +21,8 @@ from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
 
 MaskedPoint = tuple[Curve, Point, str, Mapping[str, Arrays]]  # with its panel, and masks by seed
 
+_NAMED = 4  # a caption gives the chance levels of up to this many lines; the CSV gives all
+
 
 def overlap_figures(analysis: Analysis) -> list[Figure]:
     """Draw the Jaccard overlap of masks, with a matrix per network and sparsity."""
@@ -44,12 +46,25 @@ def overlap_figures(analysis: Analysis) -> list[Figure]:
         "the diagonal between the seeds of a line, elsewhere between two lines at the same seed; "
         f"means over {span_text(data['n'])} pairs. Chance: the overlap of independent "
         f"masks with the same densities in each layer.{percents_sentence(levels)}"
+        f"{_chance_sentence(data)}"
     )
     lines = data.groupby("panel")["line"].nunique()
     if len(data) < sum(lines**2):
         sentence += " Blank: networks with different layers, or fewer than two masks."
     draw = partial(_draw, data)
     return [Figure("overlap", caption(analysis, sentence), data, stage_ids(points), draw)]
+
+
+def _chance_sentence(data: pd.DataFrame) -> str:
+    """Say the chance level of each line's own masks; empty if the lines of each panel agree."""
+    panels = []
+    for panel, rows in data[data["line"] == data["other"]].groupby("panel", sort=False):
+        own = zip(rows["line"], rows["chance"], strict=True)
+        chances = {line: f"{100 * chance:.0f}%" for line, chance in own}
+        if len({*chances.values()}) > 1:
+            named = ", ".join(f"{line} {chance}" for line, chance in chances.items())
+            panels.append(f"{panel}: {named if len(chances) <= _NAMED else 'see the CSV'}")
+    return f" Chance on the diagonal in {'; '.join(panels)}." if panels else ""
 
 
 def jaccard(one: Arrays, other: Arrays) -> float:
