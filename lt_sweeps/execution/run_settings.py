@@ -40,13 +40,18 @@ class RunSettings:
     def of(cls, cells: Sequence[Cell], *, words: Sequence[str] = ()) -> RunSettings:
         """Read the settings of cells that were requested with the overrides `words`.
 
-        Raises: ValueError: the cells differ in a setting, or a value is not allowed.
+        Raises: ValueError: the cells differ in a setting or lack one, or a value is not allowed.
         """
         first = cells[0].config
         for key in SHARED_KEYS:
             if any(cell.config.get(key) != first.get(key) for cell in cells):
                 raise ValueError(f"{key}: the cells differ; give one value for the whole multirun")
         config = _LATER | first
+        if missing := [key for key in SHARED_KEYS if key not in config]:
+            raise ValueError(
+                f"{missing[0]}: the config of the cells has no such key; start the sweep again "
+                "with its command, under another name"
+            )
         _check(config)
         every = _number("checkpoint_every", config["checkpoint_every"], "seconds, 0 for every step")
         return cls(

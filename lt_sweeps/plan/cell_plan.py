@@ -26,7 +26,7 @@ from lt_sweeps.sparsity.evidence import Criterion, reset
 from lt_sweeps.sparsity.group_schedules import check_schedule
 from lt_sweeps.sparsity.schedules import targets_of
 
-_NEEDED = (*GROUPS, "seed", "seeds", "report_at")
+_NEEDED = (*GROUPS, "seed", "seeds", "data_dir", "report_at")
 _KEYS = (*GROUPS, "task", *MACHINE_KEYS, "precision", "report_at")
 _layout = functools.cache(layout)  # most cells of a sweep share one
 

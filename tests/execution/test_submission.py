@@ -296,6 +296,24 @@ def test_a_number_names_a_sweep(cells: Callable[..., list[Cell]]) -> None:
     assert RunSettings.of(cells(*TINY, "name=2027")).name == "2027"
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("root", "the config of the cells has no such key; start"), ("data_dir", "it cannot be left")],
+)
+def test_a_frozen_cell_that_lacks_a_setting_is_refused(
+    cells: Callable[..., list[Cell]], tmp_path: Path, key: str, said: str
+) -> None:
+    """`resume` used to say `KeyError: 'root'`."""
+    (one,) = cells(*TINY, "seed=0", "mask_criterion=large_final")
+    sweep = Submission(plan([one]), settings(tmp_path, "s")).freeze([])
+    (frozen,) = sweep.manifest.cells
+    config = {name: value for name, value in frozen.config.items() if name != key}
+    lacking = replace(sweep.manifest, cells=[replace(frozen, config=config)])
+    lacking.write(sweep.path)
+    with pytest.raises(ValueError, match=f"^{key}: {said}"):
+        resumed(SweepFolder(sweep.folder))
+
+
 def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: Path) -> None:
     made = plan([cell(seed=seed) for seed in (0, 1)])
     halves = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
