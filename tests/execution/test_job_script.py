@@ -30,6 +30,7 @@ def script(
     return subprocess.Popen(words, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
+UNTIL_SIGNALLED = "rm -f signalled; touch begun; until [ -e signalled ]; do sleep 0.01; done"
 SAVES = """bash -c 'trap "exit 75" TERM; touch begun; while :; do sleep 0.05; done'"""
 IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # as Python, before it knows what to do on SIGTERM
 
@@ -38,8 +39,8 @@ IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # as Python, before it knows w
 @pytest.mark.parametrize(
     ("setup", "command"),
     [
-        ("touch begun; sleep 0.3", "touch trained"),
-        ("touch begun; sleep 0.3; false", "touch trained"),  # a line that the signal has ended
+        (UNTIL_SIGNALLED, "touch trained"),
+        (f"{UNTIL_SIGNALLED}; false", "touch trained"),  # a line that the signal has ended
         ("true", IMPORTS),
         ("true", SAVES),
         ("trap 'touch cleaned' EXIT USR2 TERM", SAVES),  # a setup line may clean up at the end
@@ -73,17 +74,18 @@ def test_a_command_that_has_saved_leaves_no_process_behind(tmp_path: Path) -> No
     process = script(tmp_path, "true", SAVES, patience=60.1)
     signalled(process, tmp_path, signal.SIGUSR2)
     process.communicate()
-    assert not sleeping(60.1)
+    assert not sleeping(60.1, tmp_path)
 
 
 def test_a_timer_that_slurm_ends_kills_nothing(tmp_path: Path) -> None:
     """At the time limit Slurm sends SIGTERM to all processes of a job."""
-    saves = """bash -c 'trap "" TERM; touch begun; sleep 1; exit 75'"""
-    process = script(tmp_path, "true", saves, patience=60.2)
+    saves = """trap "" TERM; touch begun; until [ -e ended ]; do sleep 0.01; done; exit 75"""
+    process = script(tmp_path, "true", f"bash -c '{saves}'", patience=60.2)
     signalled(process, tmp_path, signal.SIGUSR2)
-    while not (timer := sleeping(60.2)):
+    while not (timer := sleeping(60.2, tmp_path)):
         time.sleep(0.01)
     os.kill(timer[0], signal.SIGTERM)
+    (tmp_path / "ended").touch()
     _, said = process.communicate()
     assert said == "requeued\n"
 
@@ -115,13 +117,13 @@ def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, stat
     assert not (tmp_path / "requeued").exists()
 
 
-def sleeping(seconds: float) -> list[int]:
-    """The processes that sleep for this time."""
+def sleeping(seconds: float, folder: Path) -> list[int]:
+    """The processes that sleep for this time in a folder; another run of the tests has its own."""
     words = f"sleep\0{seconds}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended
-            if path.read_bytes() == words:
+            if path.read_bytes() == words and path.with_name("cwd").readlink() == folder:
                 found.append(int(path.parent.name))
     return found
 
@@ -132,3 +134,4 @@ def signalled(process: subprocess.Popen[str], folder: Path, stop: signal.Signals
         time.sleep(0.01)
     (folder / "begun").unlink()
     process.send_signal(stop)
+    (folder / "signalled").touch()
