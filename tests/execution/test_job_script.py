@@ -77,6 +77,16 @@ def test_a_command_that_has_saved_leaves_no_process_behind(tmp_path: Path) -> No
     assert not sleeping(60.1, tmp_path)
 
 
+def test_a_command_that_ends_before_its_timer_has_begun_leaves_no_process_behind(
+    tmp_path: Path,
+) -> None:
+    slow = 'trap() { env sleep 0.2; builtin trap "$@"; }'
+    process = script(tmp_path, slow, IMPORTS, patience=60.3)
+    signalled(process, tmp_path, signal.SIGUSR2)
+    process.communicate()
+    assert not sleeping(60.3, tmp_path)
+
+
 def test_a_timer_that_slurm_ends_kills_nothing(tmp_path: Path) -> None:
     """At the time limit Slurm sends SIGTERM to all processes of a job."""
     saves = """trap "" TERM; touch begun; until [ -e ended ]; do sleep 0.01; done; exit 75"""

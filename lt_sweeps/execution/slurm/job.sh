@@ -26,9 +26,10 @@ lt_save() { # tell the command to save, and kill it if it hangs: a job at its ti
   kill -TERM "$lt_worker" 2>/dev/null
   [ -z "$lt_timer" ] || return
   (
+    # Set before `sleep` starts, which would otherwise outlive the job.
+    trap 'kill $! 2>/dev/null; wait $! 2>/dev/null; exit' TERM
     sleep "$lt_patience" >/dev/null 2>&1 &
-    trap 'kill $! 2>/dev/null' TERM # otherwise `sleep` would outlive the job
-    wait $! || exit                 # Slurm signals all processes, including this one
+    wait $! || exit # Slurm signals all processes, including this one
     echo "not saved after $lt_patience seconds, so it is killed" >&2
     kill -KILL "$lt_worker"
   ) &
