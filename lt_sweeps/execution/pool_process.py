@@ -88,8 +88,7 @@ class PackRun:
     def reason(self) -> str:
         """The reason why the pack failed, in words."""
         if self.status is not None and self.status < 0:
-            name = signal.Signals(-self.status).name
-            return f"killed by {name}; the same command continues from its last checkpoint"
+            return f"killed by {signal.Signals(-self.status).name}"
         return self._error or f"exit status {self.status}"
 
 

@@ -204,18 +204,29 @@ class Workers:
         elif status == NO_GPU:
             self.queue.insert(0, job.pack)
             if not self.running and len(self.free) == 1:
-                raise NoGpu(f"{socket.gethostname()}: {job.reason()}; `resume` goes on elsewhere")
+                raise NoGpu(
+                    f"{socket.gethostname()}: {job.reason()}; no other GPU is left, so the run "
+                    "stops; nothing is lost: `resume` continues on a machine whose GPU works"
+                )
             # A broken GPU fails at once, so it would be offered every pack before a working GPU is.
-            say(f"{job.worker.device}: {job.reason()}; its packs go to the others")
+            say(
+                f"{job.worker.device}: {job.reason()}; the run continues on the other devices, and "
+                "you need not act"
+            )
             self.free.remove(job.worker.device)
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())
         elif len(members) > 1:
-            say(f"{job.pack.name}: {job.reason()}; halved and tried again")
-            self.queue[:0] = patiently("halved", lambda: self.sweep.halve(job.pack))
+            say(
+                f"{job.pack.name}: {job.reason()}; its {len(members)} trainings are tried again in "
+                "two halves; you need not act: the end of the run names what fails alone"
+            )
+            self.queue[:0] = patiently("splitting a pack", lambda: self.sweep.halve(job.pack))
         else:
-            self._fail(job.pack, members, job.reason())
+            killed = status is not None and status < 0
+            hint = "; the same command continues from its last checkpoint" if killed else ""
+            self._fail(job.pack, members, job.reason() + hint)
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""
@@ -253,7 +264,7 @@ class Workers:
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
             if broken:
                 level = self.sweep.manifest.stages[broken[0][0]].level
-                reason = f"not begun: it needs level {level} of seed {broken[0][1]}"
+                reason = f"not begun: it needs level {level} of seed {broken[0][1]}, which failed"
                 self._fail(pack, [unit], reason)
             if unit not in self.failed:
                 kept.append(unit)

@@ -210,7 +210,10 @@ def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], lis
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("crash", "killed by SIGKILL"), ("fail", "RuntimeError: no such luck; not begun")],
+    [
+        ("crash", "killed by SIGKILL; the same command continues from its last checkpoint"),
+        ("fail", "RuntimeError: no such luck; not begun"),
+    ],
 )
 def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     tmp_path: Path,
@@ -226,6 +229,8 @@ def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
     assert re.search(rf"^error: luck: level .*{message}", err, re.MULTILINE), (
         "named as in the report"
     )
+    halved = [line for line in err.splitlines() if "are tried again in two halves" in line]
+    assert halved and not any("the same command continues" in line for line in halved)
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     assert "unfinished" in out, "the table says so too"
 
@@ -236,7 +241,7 @@ def test_a_failing_cell_of_a_stack_ends_alone(
     root = tmp_path / "results"
     status, _, err = command_line(*WORDS, f"root={root}", *luck("fail"), "workers=1")
     assert status == 1
-    assert "4 stacked" not in err and "halved and tried again" in err
+    assert "4 stacked" not in err and "trainings are tried again in two halves" in err
     assert "level 1 of seed 0, 1: RuntimeError: no such luck" in err
     (line,) = (line for line in err.splitlines() if ": not begun, " in line)
     assert line.endswith("level 2 of seed 0, 1: not begun, because what they start from failed")

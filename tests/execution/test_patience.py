@@ -79,7 +79,8 @@ def test_a_disk_that_is_full_for_nine_minutes_is_waited_for(
 ) -> None:
     assert patiently("manifest", lambda: full() if clock.slept < 540 else "written") == "written"
     reason = "[Errno 28] No space left on device: 'manifest.json'"
-    assert capsys.readouterr().err == f"manifest: {reason}; waiting\n", "it is said once"
+    said = f"manifest: {reason}; waiting up to 10 minutes for it; make room if it is full\n"
+    assert capsys.readouterr().err == said, "it is said once"
 
 
 def test_after_ten_minutes_it_ends_with_one_line(clock: Clock) -> None:

@@ -140,7 +140,8 @@ def test_a_gpu_that_cannot_be_used_takes_no_packs_from_other_devices(
 
     assert trained(sweep, Devices(), keep=False, devices=["cuda:0", "cpu"]) == alone
     assert started == ["cuda:0", *["cpu"] * 3]
-    assert "cuda:0: this GPU cannot be used: " in capfd.readouterr().err
+    (said,) = (line for line in capfd.readouterr().err.splitlines() if "cuda:0: this GPU" in line)
+    assert said.endswith("; the run continues on the other devices, and you need not act")
 
 
 def test_where_no_gpu_can_be_used_nothing_fails_and_a_job_counts_as_lost(
@@ -160,7 +161,9 @@ def test_where_no_gpu_can_be_used_nothing_fails_and_a_job_counts_as_lost(
 
     code = LoadedCode.now()
     pool = Workers(sweep, sweep.manifest.packs, ["cuda:0"], code=code, who="test", panel=Counts())
-    with pytest.raises(NoGpu, match="this GPU cannot be used: .*; `resume` goes on elsewhere"):
+    with pytest.raises(
+        NoGpu, match="GPU cannot be used: .*no other GPU is left.*`resume` continues"
+    ):
         pool.run()
     assert len(begun) == 1 and not pool.failed and not sweep.failures()
 

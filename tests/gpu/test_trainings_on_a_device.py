@@ -314,7 +314,7 @@ def test_a_stack_that_does_not_fit_into_memory_is_halved_until_it_fits(
     words += ["~model.net.hidden", f"device={device}", "stack_size=4", f"root={root}"]
     status, _, err = command_line(*words)
     assert status == 0, err
-    assert "OutOfMemoryError" in err and "halved and tried again" in err
+    assert "OutOfMemoryError" in err and "trainings are tried again in two halves" in err
     assert len(list(root.glob("runs/*/*/DONE"))) == 4
 
 
