@@ -48,9 +48,8 @@ def patiently(what: str, action: Callable[[], T]) -> T:
         if waited >= PATIENCE:
             raise OutOfPatience(reason)
         if not waited:
-            say(
-                f"{reason}; waiting up to {PATIENCE / 60:.0f} minutes for it; make room if it is full"
-            )
+            minutes = f"{PATIENCE / 60:.0f} minutes"
+            say(f"{reason}; waiting for it, up to {minutes}; make room if it is full")
         pause = next_pause(waited, longest=_LONGEST)
         time.sleep(pause)
         waited += pause

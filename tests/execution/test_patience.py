@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_for_nine_minutes_is_waited_for(
 ) -> None:
     assert patiently("manifest", lambda: full() if clock.slept < 540 else "written") == "written"
     reason = "[Errno 28] No space left on device: 'manifest.json'"
-    said = f"manifest: {reason}; waiting up to 10 minutes for it; make room if it is full\n"
+    said = f"manifest: {reason}; waiting for it, up to 10 minutes; make room if it is full\n"
     assert capsys.readouterr().err == said, "it is said once"
 
 
@@ -197,7 +197,7 @@ def test_a_launcher_that_waits_in_vain_ends_with_one_line(
     status, _, err = command_line(*WORDS, f"root={disk.folder / 'results'}", "seed=0")
     assert status == 1 and clock.slept >= 600
     waiting, error = err.splitlines()
-    assert waiting.endswith("waiting") and error.startswith("error: manifest: [Errno 28]")
+    assert waiting.endswith("if it is full") and error.startswith("error: manifest: [Errno 28]")
 
 
 @pytest.mark.slow
