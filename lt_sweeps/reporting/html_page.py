@@ -109,7 +109,8 @@ def _sweep_facts(analysis: Analysis, page: Page) -> dict[str, str]:
     """The facts at the top of the page, by name: overrides, model, data, code, day and so on."""
     results = analysis.results
     seeds = {cell.seed for cell in results.cells}
-    size = f"{len(results.cells)} cells, {len(seeds)} seeds, {len(analysis.stages)} stages"
+    counts = {"cell": len(results.cells), "seed": len(seeds), "stage": len(analysis.stages)}
+    size = ", ".join(f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
     facts = {
         "Overrides": shlex.join(page.words) or " ".join(_swept_overrides(results.cells)),
         **{name: ", ".join(_options(results.cells, key)) for name, key in _GROUPS.items()},

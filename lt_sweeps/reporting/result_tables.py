@@ -166,7 +166,7 @@ def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
 
 def _name_above(texts: Sequence[str], curve: Curve) -> str:
     """Wrap a curve's name to the width of the texts below it; a longer word is not broken."""
-    width = max(len(line) for text in texts for line in text.split("\n"))
+    width = max((len(line) for text in texts for line in text.split("\n")), default=1)
     return textwrap.fill(curve.label, width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -249,6 +250,17 @@ def test_a_sweep_that_has_not_started_is_reported_and_an_empty_root_is_not(
     with pytest.raises(ValueError, match="report: `.*empty` has no cell yet; give a sweep"):
         _run(empty)
     assert not [*empty.iterdir()]
+
+
+def test_a_sweep_whose_manifest_names_its_lines_is_reported_before_its_first_record(
+    sweep: FakeSweep,
+) -> None:
+    for criterion in ("movement", "random"):
+        chosen = {"mask_criterion": criterion}
+        shutil.rmtree(sweep.cell(criterion, accuracies=[0.9, 0.8], choices=chosen))
+    text, _ = _run(sweep.folder)
+    assert "2 of 2 cells unfinished" in text and "random" in text
+    assert "2 cells, 1 seed, 0 stages" in (sweep.folder / "report" / "index.html").read_text()
 
 
 def test_a_root_is_the_runs_of_all_its_sweeps(tmp_path: Path) -> None:
