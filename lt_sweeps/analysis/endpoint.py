@@ -260,7 +260,7 @@ def _sparsest_tested(curve: Curve, layout: ReportConfig) -> Endpoint:
     # requires that the first truly inferior level passes its own test, which happens with
     # probability alpha. So every test may use the full alpha, without a correction (fixed-sequence
     # testing, Maurer et al. 1995). The price: one noisy level hides all sparser levels.
-    if curve.dense is None:
+    if curve.dense is None or not any(point.pruned for point in curve.points):
         return Endpoint("sparsest_tested")
     reached, failed = 0.0, None
     for point in curve.points:

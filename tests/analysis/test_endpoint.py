@@ -219,6 +219,12 @@ def test_the_tested_sparsity_stops_at_the_first_level_that_is_not_shown(sweep: F
     assert found(sweep, margin=0.1, least=10)["sparsest_tested"].sparsity == pytest.approx(0.9)
 
 
+def test_a_line_that_is_not_pruned_yet_has_no_tested_sparsity(sweep: FakeSweep) -> None:
+    for seed in range(3):
+        sweep.cell("a", seed, accuracies=[0.9], done=False)
+    assert math.isnan(found(sweep)["sparsest_tested"].sparsity)
+
+
 def test_a_level_without_all_its_seeds_is_not_shown_to_be_as_good(sweep: FakeSweep) -> None:
     for seed in range(3):
         last = None if seed == 2 else 0.9 + 0.001 * seed
