@@ -171,23 +171,24 @@ def _disk(plan: Plan, todo: Sequence[Pack]) -> str:
     return f"{size / 2**20:,.0f} MiB of tickets at most, in {files:,} files with all records"
 
 
-def _networks(plan: Plan) -> dict[str, Network]:
-    return {str(cell.labels["model"]): cell.last.network for cell in plan.cells}
+def _networks(plan: Plan) -> dict[tuple[str, Network], None]:
+    """Each network with the name of its model, which several widths or data sets share."""
+    return dict.fromkeys((str(cell.labels["model"]), cell.last.network) for cell in plan.cells)
 
 
 def _prunable(plan: Plan) -> str:
     networks = []
-    for name, network in _networks(plan).items():
+    for name, network in _networks(plan):
         size = sum(layer.size for layer in network.layers)
         layers = ", ".join(f"{layer.name} ({layer.kind})" for layer in network.layers)
         part = f"{size:,} of {network.parameters:,} parameters ({_share(size, network)})"
         networks.append(f"{name}: {part} in {layers}")
-    return "; ".join(networks)
+    return "; ".join(dict.fromkeys(networks))
 
 
 def _dense(plan: Plan) -> Iterator[str]:
     """A line for each network with large tensors that are never pruned."""
-    for name, network in _networks(plan).items():
+    for name, network in _networks(plan):
         pruned = {layer.name for layer in network.layers}
         large = [
             f"{parameter} ({_share(size, network)} of all parameters)"

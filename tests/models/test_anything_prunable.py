@@ -346,17 +346,28 @@ def test_a_model_that_branches_on_data_trains(tmp_path: Path) -> None:
 def test_the_plan_says_which_share_is_prunable_and_what_large_stays_dense(
     tmp_path: Path,
 ) -> None:
-    made = plan([tiny_cell(model=model(Recurrent))])
-    todo = packs(
-        made.units, stack_size=dict.fromkeys((unit.stage.key for unit in made.units), 9), workers=1
-    )
-    estimate = Estimate.of(todo, Speeds.of(tmp_path), device="cpu", at_once=1)
-    console = Console(record=True, width=200)
-    console.print(preview(made, todo, estimate, sweep=tmp_path / "sweeps" / "one"))
-    text = " ".join(console.export_text().split())
+    text = previewed(tiny_cell(model=model(Recurrent)), root=tmp_path)
     assert "312 of 412 parameters (75.7 %)" in text
     assert "stays dense" in text
     assert "embedding.weight (11.7 % of all parameters)" in text
+
+
+def test_the_plan_shows_each_width_of_a_model(tmp_path: Path) -> None:
+    nets = [{"_target_": "lt_sweeps.models.FC", "hidden": [width]} for width in (4, 6)]
+    cells = [tiny_cell(model__net=net, seed=seed) for net in nets for seed in (0, 1)]
+    text = previewed(*cells, root=tmp_path)
+    assert text.count("hidden.0.weight (hidden)") == 2
+
+
+def previewed(*cells: Cell, root: Path) -> str:
+    made = plan(cells)
+    todo = packs(
+        made.units, stack_size=dict.fromkeys((unit.stage.key for unit in made.units), 9), workers=1
+    )
+    estimate = Estimate.of(todo, Speeds.of(root), device="cpu", at_once=1)
+    console = Console(record=True, width=200)
+    console.print(preview(made, todo, estimate, sweep=root / "sweeps" / "one"))
+    return " ".join(console.export_text().split())
 
 
 def test_an_initializer_draws_q_k_v_and_each_gate_apart() -> None:
