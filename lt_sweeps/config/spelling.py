@@ -40,7 +40,8 @@ def unknown(where: str, given: str, allowed: Iterable[str], *, what: str) -> str
     For example `mask_criterion: magnitud; did you mean `magnitude_increase`? options: ...`.
     """
     names = sorted(allowed)
-    within = [name for name in names if name.endswith(f"/{given}")]  # an option in a folder
+    # An option in a folder, or a key with the name of its group before it (`tracker.mode`).
+    within = [name for name in names if name.endswith(f"/{given}") or given.endswith(f".{name}")]
     near = f"; did you mean `{within[0]}`?" if within else nearest(given, names) or ";"
     if folder := [name for name in names if name.startswith(f"{given}/")]:
         near, names = ";", folder

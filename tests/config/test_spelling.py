@@ -6,13 +6,18 @@ import pytest
 
 from lt_sweeps.analysis.line_names import check_lines
 from lt_sweeps.config.report_config import ReportConfig
-from lt_sweeps.config.spelling import listed, paired
+from lt_sweeps.config.spelling import listed, paired, unknown
 
 
 def test_a_list_of_nothing_says_so() -> None:
     assert listed([]) == "none"
     assert listed(["a", 2, None]) == "a, 2, None"
     assert paired({"a": 1, "b": [2, 3]}) == "a: 1, b: [2, 3]"
+
+
+def test_a_key_with_its_group_before_it_is_told_the_key() -> None:
+    text = unknown("sync", "tracker.mode", ["group", "mode"], what="keys")
+    assert text == "sync: tracker.mode; did you mean `mode`? keys: group, mode"
 
 
 def test_names_that_hold_commas_are_told_apart() -> None:
