@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import re
@@ -12,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import hydra
@@ -299,7 +300,24 @@ def _hydra() -> Callable[[], None]:
     # Hydra 1.3 warns without `version_base`, Hydra 1.4 warns with it.
     old = tuple(map(int, hydra.__version__.split(".")[:2])) < (1, 4)
     version = {"version_base": "1.3"} if old else {}
+    _check_texts_alone()
     return hydra.main(config_path=str(CONF), config_name="config", **version)(_job)
+
+
+@cache
+def _check_texts_alone() -> None:
+    """Let Python 3.14 check the help of only those arguments whose help is a text.
+
+    Hydra 1.3 gives `--shell-completion` an object as help, which Python 3.14 refuses.
+    """
+    if sys.version_info >= (3, 14):
+        check = argparse.ArgumentParser._check_help
+
+        def check_text(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+            if isinstance(action.help, str):
+                check(parser, action)
+
+        argparse.ArgumentParser._check_help = check_text
 
 
 def _job(config: DictConfig) -> float | None:
