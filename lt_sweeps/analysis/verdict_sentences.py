@@ -13,11 +13,15 @@ from lt_sweeps.analysis.significance import FAMILIES, Verdict
 from lt_sweeps.analysis.stats import Comparison, detectable
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import ReportConfig
+from lt_sweeps.config.spelling import listed
 
 
 def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
-    """Return a sentence for each pair of lines: the number of levels with each test result."""
-    sentences = []
+    """Count the levels with each test result, in a sentence for each pair of lines.
+
+    Lines of a panel whose sentences would be equal share one.
+    """
+    lines: dict[tuple[str, str], list[str]] = {}  # by panel and the sentence after the line's name
     for members in group_by(verdicts, FAMILIES["pair"]).values():
         curve, baseline = members[0].curve, members[0].baseline
         counts = Counter(word for v in members for word in v.words(layout.alpha))
@@ -35,10 +39,14 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
                 f"{', '.join(_counted(hidden, words))} of the undecided"
             )
         other = "the reference" if foreign and baseline.imported else members[0].against
-        question = f"{curve.panel}: {curve.label} against {other}"
         # Without this, a reader who does not know the metric would take "above" for better.
         which = f", in {curve.metric.label}" if curve.metric.lower_is_better else ""
-        sentences.append(f"{question}{which}: {', '.join(shown)} {levels}.")
+        says = f"against {other}{which}: {', '.join(shown)} {levels}."
+        lines.setdefault((curve.panel, says), []).append(curve.label)
+    sentences = [
+        f"{panel}: {labels[0] if len(labels) == 1 else f'{listed(labels)}, each'} {says}"
+        for (panel, says), labels in lines.items()
+    ]
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
         sentences.append("A difference can be certain and smaller than the margin: that is both.")
     if any(v.tests > _tests_of_line(v, verdicts) for v in verdicts if _hidden([v], layout.alpha)):

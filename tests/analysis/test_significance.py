@@ -171,8 +171,9 @@ def test_a_verdict_that_depends_on_the_size_of_the_family_says_so(sweep: FakeSwe
     for criterion in ("movement", "random"):  # p = 0.03 at two levels, and 0.4 at the last
         line(sweep, criterion, [0.8952, 0.8952, 0.8972], spread=0.001)
     one = sweep.analysis(baseline="large_final", equivalence=None)
-    movement, _, hint, *_ = one.test_sentences
-    assert movement.endswith("without the correction for 6 tests, below at 2 of the undecided.")
+    both, hint, *_ = one.test_sentences
+    assert both.startswith("fc on digits: movement, random, each against large_final: undecided")
+    assert both.endswith("without the correction for 6 tests, below at 2 of the undecided.")
     assert hint.startswith("Hint: ") and "family=line" in hint and "tested=" in hint
 
 
@@ -262,6 +263,24 @@ def test_no_difference_is_said_only_where_it_was_shown(sweep: FakeSweep) -> None
         "points at 3 of 4 levels." in said
     )
     assert "random against large_final: undecided at 1 of 1 level." in said
+
+
+def test_lines_with_equal_verdicts_share_a_sentence(sweep: FakeSweep) -> None:
+    """Ten lines in two panels had eighteen sentences."""
+    line(sweep, "large_final", [0.9, 0.9])
+    line(sweep, "magnitude_increase", [0.8, 0.85], spread=0.001)
+    line(sweep, "movement", [0.89, 0.88], spread=0.001)
+    line(sweep, "random", [0.9, 0.9], spread=0.001)
+    label = {"movement": "movement, as in the paper"}
+    one = sweep.analysis(baseline="large_final", equivalence=None, labels=label)
+    assert {v.curve.name for v in one.verdicts if v.words(0.05) == ("below",)} == {
+        *("magnitude_increase", "movement")
+    }
+    assert conclusions(one.verdicts, one.layout)[:2] == [
+        "fc on digits: `movement, as in the paper`, magnitude_increase, each against large_final: "
+        "below at 2 of 2 levels.",
+        "fc on digits: random against large_final: undecided at 2 of 2 levels.",
+    ]
 
 
 def test_a_pair_of_lines_is_a_question_and_a_family_of_its_own(sweep: FakeSweep) -> None:
