@@ -213,7 +213,15 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
     )
 
 
-def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing | None:
+def sparsest_up_to(most: float, curve: Curve, layout: ReportConfig) -> dict[str, float]:
+    """The `sparsest_not_inferior` of each run, if its curve ended at the sparsity `most`."""
+    runs = {seed: _crossing_of_run(curve, seed, layout, most) for seed in curve.seeds}
+    return {seed: at.sparsity for seed, at in runs.items() if at is not None}
+
+
+def _crossing_of_run(
+    curve: Curve, seed: str, layout: ReportConfig, most: float = 1.0
+) -> Crossing | None:
     """The crossing of one seed; None without a pruned network or a single, finite dense network.
 
     Networks that diverged or have no weight left count as worse than the margin allows.
@@ -225,7 +233,20 @@ def _crossing_of_run(curve: Curve, seed: str, layout: ReportConfig) -> Crossing 
     if curve.dense is None or not pruned or not dense or math.isnan(dense[0]):
         return None
     points = [(1 - r.percent_remaining / 100, worth(r.value(metric))) for r in pruned]
-    return crossing([(0.0, worth(dense[0])), *points], _least_worth(curve, dense[0], layout))
+    points = _cut([(0.0, worth(dense[0])), *points], most)
+    return crossing(points, _least_worth(curve, dense[0], layout))
+
+
+def _cut(points: list[tuple[float, float]], most: float) -> list[tuple[float, float]]:
+    """The points up to the sparsity `most`, to which the curve is interpolated."""
+    inside = [point for point in points if point[0] <= most + 1e-9]
+    beyond = [point for point in points if point[0] > most + 1e-9]
+    if beyond and max(inside)[0] < most - 1e-9:
+        (start, above), (end, below) = max(inside), min(beyond)
+        if math.isfinite(below - above):
+            part = (most - start) / (end - start)
+            inside.append((most, above + part * (below - above)))
+    return inside
 
 
 def _area(run: Sequence[Record], metric: str, least: float) -> float:

@@ -13,7 +13,7 @@ from itertools import product
 from statistics import fmean
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.endpoint import NAMES, Endpoint
+from lt_sweeps.analysis.endpoint import NAMES, Endpoint, sparsest_up_to
 from lt_sweeps.analysis.significance import (
     LineTest,
     Verdict,
@@ -82,10 +82,11 @@ def compare_endpoint(
     margin = equivalence_margin(theirs[0], layout, mean)
     sparsity = name in SPARSITIES  # the margin is in the metric's unit, so none applies
     if sparsity and mine[0].points and theirs[0].points:
-        # The line that was pruned further would have an advantage, so sparsities are capped at the
-        # highest sparsity that both lines reach.
+        # The line that was pruned further would have an advantage, so both curves are cut at the
+        # highest sparsity that both lines reach. It is not enough to cap the values there: a run
+        # that is outside the margin at that sparsity may be inside again at a higher one.
         reached = min(1 - curve.points[-1].percent / 100 for curve, _ in (mine, theirs))
-        values = [{seed: min(v, reached) for seed, v in own.items()} for own in values]
+        values = [sparsest_up_to(reached, curve, layout) for curve, _ in (mine, theirs)]
     return compare_replicates(
         *values,
         seeds=mine[0].seeds,

@@ -307,3 +307,22 @@ def test_a_line_that_was_pruned_further_is_not_sparser_for_that(sweep: FakeSweep
     assert of_line["long"]["sparsest_not_inferior"].values == {"0": 0.75, "1": 0.75, "2": 0.75}
     (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
     assert verdict.comparison.difference == 0
+
+
+def test_levels_that_one_line_alone_reached_do_not_change_a_test_of_sparsities(
+    sweep: FakeSweep,
+) -> None:
+    """Up to three quarters both lines are equal: each run leaves the margin between two levels."""
+    accuracies, sparsities = [0.9, 0.9, 0.8, 0.9], [0.0, 0.5, 0.75, 0.9]
+    for seed in (0, 1):
+        for name, levels in (("far", 4), ("near", 3)):
+            sweep.cell(
+                name,
+                seed,
+                accuracies=accuracies[:levels],
+                sparsities=sparsities[:levels],
+                choices={"mask_criterion": name},
+            )
+    one = sweep.analysis(baseline="near", margin=0.05)
+    (verdict,) = [v for v in one.endpoint_verdicts if v.endpoint == "sparsest_not_inferior"]
+    assert verdict.comparison.difference == 0
