@@ -113,6 +113,11 @@ class SweepComparison(Analysis):
         return [curve for pair in pairs for curve in self._named(pair, between)]
 
     @cached_property
+    def unmeasured(self) -> list[Curve]:
+        """The same lines of both sweeps. A line that only one sweep has is not among them."""
+        return [*self.one.unmeasured, *self.other.unmeasured]
+
+    @cached_property
     def verdicts(self) -> list[significance.Verdict]:
         """The same tests, with the curves named as they are drawn."""
         named = [self._named((v.curve, v.baseline), self.paired[0]) for v in self.tests]

@@ -67,9 +67,10 @@ def _last(sweep: FakeSweep) -> dict[str, float]:
 def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path: Path) -> None:
     one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
     other = made(tmp_path, "fast", {"movement": 0.8, "large_final": 0.8}, recipe__lr=0.3)
-    found, text = compared(one, other)
+    found, text = compared(one, other, out=tmp_path / "out")
     assert {v.curve.label for v in found} == {"movement"}
     assert "recipe.lr: 0.1 against 0.3" in text
+    assert "which the tables compare" not in (tmp_path / "out" / "index.html").read_text()
     assert "only in slow: random" in text and "only in fast: large_final" in text
     assert "movement, lr=0.1 minus movement, lr=0.3" in text
     assert "movement, lr=0.1 against movement, lr=0.3: " in text
