@@ -151,6 +151,8 @@ def _pixels(path: Path, blob: bytes, channels: int, size: int) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises any: SyntaxError, struct.error, zlib.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Pillow names the bytes as `<_io.BytesIO object at ...>`.
+        said = " ".join(str(error).split()).partition(" <_io.")[0]
+        reason = said or type(error).__name__
         raise unreadable(path, reason) from None
     return np.array(square).reshape(size, size, channels).transpose(2, 0, 1)

@@ -90,7 +90,8 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
     inputs = f"inputs {_form(x)}"
     with yamls.said("model", "drawing its weights"):
         module = network.holding(network.draw(Seed.of(0, {})))
-    with yamls.said("model", f"a forward pass of {inputs}"):
+    tokens = "" if x.is_floating_point() else " (tokens, which model=transformer embeds)"
+    with yamls.said("model", f"a forward pass of {inputs}{tokens}"):
         module.train()(x)  # a module may compute something else in training mode
         outputs = picked(module.eval()(x))
     if len(outputs) != len(x):

@@ -178,6 +178,10 @@ LINES = [
         model(Misfit),
         rf"model: model/model.yaml: .* inputs \[2, 1, 4, 4\] float32 .*{FILE}:\d+: Runt",
     ),
+    (
+        {"dataset": {"_target_": "lt_sweeps.data.text"}, **task("language_model")},
+        r"inputs \[2, 64\] int64 \(tokens, which model=transformer embeds\) failed: RuntimeError",
+    ),
     (model(Named), r"task.output: not given, and the model returns logits; give"),
     (model(Narrow), r"model/model.yaml: .* give outputs \[2, 2\] float32; .* has \d+ classes"),
     (
