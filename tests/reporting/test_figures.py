@@ -20,12 +20,14 @@ from lt_sweeps.reporting.figures import draw_figures, layer_survival, mask_overl
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.axes import tick_text
 from lt_sweeps.reporting.figures.captions import not_inferior_sentence
+from lt_sweeps.reporting.figures.curve_panel import MARKS
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.figure import figure_files
 from lt_sweeps.reporting.figures.profile_bars import profile_figures
 from lt_sweeps.reporting.figures.style import (
     COLUMN,
     LOOKS,
+    MARKERS,
     PAGE,
     legend_entry,
     line_styles,
@@ -704,3 +706,7 @@ def test_percents_on_an_axis_have_one_decimal() -> None:
     assert [tick_text(x) for x in (100, 64.3, 26.84, 9.06, 0.552)] == [
         *("100", "64.3", "26.8", "9.1", "0.55")
     ]
+
+
+def test_no_line_has_the_marker_of_a_verdict() -> None:
+    assert not {marker for marker, _ in MARKS.values()} & {*MARKERS}

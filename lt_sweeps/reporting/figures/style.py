@@ -33,7 +33,7 @@ MARKER = 3.2  # points
 # two of them differ by at least 17 in CIELAB.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00"]
 COLOURS += ["#56B4E9", "#7A4A12", "#4B2DBF", "#66C266", "#7A0026", "#9A7BFF"]
-MARKERS = "os^DvPX<>*hp"
+MARKERS = "os^DvPd<>8hp"  # no star and no `X`, which mark the verdicts of tests
 # Twelve lines have colours and markers of their own. Then the colours repeat, and each round moves
 # the markers and dashes on by one: the thirteenth line has the colour of the first and the marker
 # of the second. So the first 144 lines all look different; more than 36 are not drawn in a panel.
