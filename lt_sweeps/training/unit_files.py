@@ -248,14 +248,18 @@ class UnitFiles:
         self.store.write(unit.stage.key, unit.seed, ticket, about, moment)
 
     def _write_rows(self, write: Callable[[int], None], rows: Iterable[int]) -> None:
-        """Write the files of these rows; raises the error of the first row that failed."""
+        """Write the files of these rows; raises the error of the first row that failed.
+
+        On a GPU the files of the other rows are written too.
+        """
         if (at_once := _threads(self.machine.device)) == 1:
             for row in rows:
                 write(row)
             return
-        with ThreadPoolExecutor(at_once) as threads:
-            for _ in threads.map(write, rows):
-                pass
+        with ThreadPoolExecutor(at_once) as threads:  # `map` would leave out rows after an error
+            written = [threads.submit(write, row) for row in rows]
+        for row in written:
+            row.result()
 
 
 def _in_file(name: str, tensor: Tensor) -> Tensor:

@@ -135,11 +135,11 @@ def test_the_files_of_replicates_are_written_side_by_side(
 
 
 class FullOnce(Store):
-    """A store whose disk is full when the ticket of seed 3 is written for the first time."""
+    """A store whose disk is full when the ticket of seed 0 is written for the first time."""
 
     def write(self, key: str, seed: Any, *about: Any) -> None:
         full = self.root / "full"
-        if str(seed) == "3" and about[-1] == "end" and not full.exists():
+        if str(seed) == "0" and about[-1] == "end" and not full.exists():
             full.touch()
             raise OSError(28, "No space left on device")
         super().write(key, seed, *about)
@@ -149,20 +149,20 @@ def test_after_one_of_the_writes_side_by_side_has_failed_a_resume_ends_with_the_
     cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lt_sweeps.training.unit_files._threads", lambda device: 4)  # as on a GPU
-    units = [u for u in plan([cell(seed=s) for s in range(6)]).units if u.stage.level == 0]
+    units = [u for u in plan([cell(seed=s) for s in range(12)]).units if u.stage.level == 0]
     compute(units, {}, Store(tmp_path / "whole"), Machine())
     store = FullOnce(tmp_path / "full")
     with pytest.raises(OSError, match="No space left on device"):
         compute(units, {}, store, Machine())
     assert [store.has(u.stage.key, u.seed) for u in units] == [
-        u.seed != units[3].seed for u in units
+        u.seed != units[0].seed for u in units
     ]
     compute(units, {}, store, Machine())
     whole, resumed = (
         {path.relative_to(root): path.read_bytes() for path in root.glob("tickets/*/*.safetensors")}
         for root in (tmp_path / "whole", tmp_path / "full")
     )
-    assert whole == resumed and len(whole) == 12, "initialisations and ends"
+    assert whole == resumed and len(whole) == 24, "initialisations and ends"
 
 
 KILLED = """
