@@ -77,6 +77,8 @@ class Wandb:
         # By default W&B logs and caches in the home folder, often small on a cluster, maybe full.
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / ".cache"))
         os.environ.setdefault("WANDB_SILENT", "true")  # the setting `silent` does not silence login
+        # In Python 3.14 W&B's telemetry ends twice at exit, and warns of it.
+        logging.getLogger("opentelemetry").setLevel(logging.ERROR)
         with _quiet_log(), wandb_offline.scratch_folder(folder) as scratch:
             session = _Session(self, folder, scratch, job)
             try:
