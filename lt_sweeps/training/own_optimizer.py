@@ -41,12 +41,11 @@ class OwnOptimizer:
     ) -> None:
         self._call, self._lr, self._decay = call, lr, weight_decay
         self._names = list(layout.slots)
-        self._parameters = [
-            [view[row] for view in layout.views(weights).values()] for row in range(len(weights))
-        ]
-        self._grads = [
-            [view[row] for view in layout.views(grads).values()] for row in range(len(weights))
-        ]
+        rows = range(len(weights))
+        self._parameters, self._weights, self._grads = (
+            [[view[row] for view in layout.views(flat).values()] for row in rows]
+            for flat in (weights, weights, grads)
+        )
         copies = [parameter.clone() for parameter in self._parameters[0]]
         first = try_step(call, copies, lr, weight_decay=weight_decay)
         self.steps = torch.zeros(len(weights), dtype=torch.float32, device=weights.device)
@@ -71,8 +70,6 @@ class OwnOptimizer:
         groups = self._optimizers[0].param_groups
         self._factors = [float(group["lr"]) / self._lr for group in groups]
         for row, count in enumerate(self.steps.tolist()):
-            for parameter, grad in zip(self._parameters[row], self._grads[row], strict=True):
-                parameter.grad = grad
             if count:
                 self._restore(row)
 
@@ -83,6 +80,9 @@ class OwnOptimizer:
         for row, optimizer in enumerate(self._optimizers):
             for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
                 group["lr"] = rate * factor
+            # In every step, because an optimizer may call `zero_grad` or replace `grad`.
+            for parameter, grad in zip(self._parameters[row], self._grads[row], strict=True):
+                parameter.grad = grad
             optimizer.step()
             self._bind(row)
         self.steps.add_(1)
@@ -121,6 +121,10 @@ class OwnOptimizer:
     def _bind(self, row: int) -> None:
         """Copy the state after a step into the stacked tensors, and let the optimizer use those."""
         optimizer = self._optimizers[row]
+        for parameter, weight in zip(self._parameters[row], self._weights[row], strict=True):
+            if parameter.data_ptr() != weight.data_ptr():  # after `p.data = ...`
+                weight.copy_(parameter)
+                parameter.data = weight
         for number, parameter in enumerate(self._parameters[row]):
             for key, value in _state(optimizer, parameter).items():
                 if (key, number) not in self._kept:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.spelling import listed
 from lt_sweeps.models.functional import picked
+from lt_sweeps.models.module_state import state_of
 from lt_sweeps.sparsity.sparsifiers import FIXED
 from lt_sweeps.training.backends.stack_views import owner_of
 from lt_sweeps.training.cuda_graph import give_back_memory
@@ -51,21 +52,23 @@ def rehearse(loop: TrainingLoop) -> None:
     ends = []
     for number in (1, 2):
         with global_draws(number):
-            _train(loop, before)
+            _train(loop, before, resumed=number == 2)
         ends.append(_copies({name: tensors[name] for name in names}))
     if changed := [name for name in names if _differ(loop, *(end[name] for end in ends))]:
         raise ValueError(
             f"model: {stage.network.net}: the first {_STEPS} steps of its training, run twice, "
             f"give two values of {changed[0]}; its forward pass, or a function that its training "
-            "calls, draws random numbers that do not come from the seed, or counts its calls"
+            "calls (optimizer, loss, augmentation), draws random numbers that do not come from the "
+            "seed, counts its calls, or keeps something else that no checkpoint holds"
         )
     if first:
         inputs, targets = (part[:_IMAGES].cpu() for part in next(loop.batches.evaluation("val")))
-        module = _built(loop, 1)
+        module, again = _built(loop, 1), _built(loop, 2)
         pair = torch.cat([inputs, inputs])[:2]  # a batch norm needs at least two examples
         _check_gradients(loop, module, inputs, targets)
-        _check_built_again(loop, module, pair)
+        _check_built_again(loop, module, again, pair)
         _check_calls(loop, module, pair)
+        _check_kept(loop, module, again, pair)
         _check_zeros(loop, module, pair)
         _check_one_image_at_a_time(loop)
     _put_back(loop, before)
@@ -73,10 +76,13 @@ def rehearse(loop: TrainingLoop) -> None:
         give_back_memory()  # a graph cannot use cached memory: it has a memory pool of its own
 
 
-def _train(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
+def _train(loop: TrainingLoop, before: dict[str, Tensor], *, resumed: bool) -> None:
+    """Take the first steps; if `resumed`, with a new optimizer in each, as after a checkpoint."""
     _put_back(loop, before)
     update = loop.update(eager=True)
     for step in range(loop.step, min(loop.step + _STEPS, loop.end)):
+        if resumed:
+            update = loop.update(eager=True)
         update(step)
 
 
@@ -121,10 +127,17 @@ def _called(module: nn.Module, inputs: Tensor) -> Tensor:
         return picked(module(inputs))
 
 
-def _check_built_again(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
+def _equal(module: nn.Module, again: nn.Module, inputs: Tensor) -> bool:
+    """Whether two modules with the same weights have the same outputs in evaluation mode."""
+    outputs, others = (_called(built.eval(), inputs) for built in (module, again))
+    return torch.allclose(outputs, others, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def _check_built_again(
+    loop: TrainingLoop, module: nn.Module, again: nn.Module, inputs: Tensor
+) -> None:
     """Refuse a model that draws values at its construction that are not in its tickets."""
-    outputs, again = (_called(built.eval(), inputs) for built in (module, _built(loop, 2)))
-    if not torch.allclose(outputs, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+    if not _equal(module, again, inputs):
         raise ValueError(
             f"model: {loop.stage.network.net}, built twice with the same weights, gives two "
             "outputs for one input; register everything else that it draws when it is built, such "
@@ -153,6 +166,19 @@ def _check_calls(loop: TrainingLoop, module: nn.Module, inputs: Tensor) -> None:
         raise ValueError(
             f"model: {network.net}: its forward pass writes to {moved[0]}, so a pruned weight "
             "would not stay 0; compute with other values instead (torch.nn.utils.parametrize)"
+        )
+
+
+def _check_kept(loop: TrainingLoop, module: nn.Module, again: nn.Module, inputs: Tensor) -> None:
+    """Refuse a model whose evaluations use values of its training that no ticket holds."""
+    for _ in range(_STEPS):
+        _called(module.train(), inputs)
+    again.load_state_dict(state_of(module), strict=False)  # what a ticket holds
+    if not _equal(module, again, inputs):
+        raise ValueError(
+            f"model: {loop.stage.network.net}: after a training its outputs differ from those of a "
+            "model with the same weights and buffers; register what a training changes, such as "
+            "running statistics, as a persistent buffer (register_buffer)"
         )
 
 
@@ -262,9 +288,9 @@ def _check_gradients(
         )
     if lost := [name for name, grad in zip(names, grads, strict=True) if grad is None]:
         raise ValueError(
-            f"model: {network.net}: no gradient reaches {listed(lost)}; the forward pass "
-            "detaches them or does not use them, so they would never be trained and still count as "
-            "weights"
+            f"model: {network.net}: no gradient reaches {listed(lost)} in evaluation mode; the "
+            "forward pass detaches them or does not use them, and they would still count as "
+            f"weights; leave them out: model.prunable.exclude=[{','.join(lost)}]"
         )
 
 
@@ -277,12 +303,16 @@ def _check_one_image_at_a_time(loop: TrainingLoop) -> None:
             f"model: {loop.stage.network.net}: its output for {len(inputs)} examples has shape "
             f"{list(outputs.shape[1:])}; the first dimension must be the number of examples"
         )
-    together, alone = outputs[:, :1].flatten(1), loop.stack.logits(inputs[:1]).flatten(1)
-    size = together.abs().amax(1, keepdim=True)
     rounding = loop.stack.arithmetic.rounding
-    # Outputs that are not finite pass: the training diverges, and its records will show that.
-    if bool(((together - alone).abs() > rounding * size + 1e-6).any()):
-        raise ValueError(
-            f"model: {loop.stage.network.net}: in evaluation mode its output for an image depends "
-            "on the other images of the batch, so a test accuracy would depend on the batch size"
-        )
+    # The last image too: a recurrent layer over the wrong dimension sees only the images before.
+    for one in (slice(1), slice(len(inputs) - 1, None)):
+        together, alone = outputs[:, one].flatten(1), loop.stack.logits(inputs[one]).flatten(1)
+        size = together.abs().amax(1, keepdim=True)
+        # Outputs that are not finite pass: the training diverges, and its records will show that.
+        if bool(((together - alone).abs() > rounding * size + 1e-6).any()):
+            raise ValueError(
+                f"model: {loop.stage.network.net}: in evaluation mode its output for an image "
+                "depends on the other images of the batch, so a test accuracy would depend on the "
+                "batch size; in torch a recurrent or attention layer takes the batch as its first "
+                "dimension only with batch_first=True"
+            )

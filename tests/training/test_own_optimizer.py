@@ -55,7 +55,7 @@ def drawn(layout: BufferLayout, step: int) -> Tensor:
     return flat
 
 
-@pytest.mark.parametrize("name", [*FIT, OWN])
+@pytest.mark.parametrize("name", [*FIT, OWN, "fixtures.strange_optimizers.Replacing"])
 def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> None:
     shapes = {"weight": SHAPES["weight"]} if name == "Muon" else SHAPES
     layout, call = BufferLayout.of_shapes(shapes), call_of(name)
@@ -223,6 +223,16 @@ def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
     late.step(0.1)
     with pytest.raises(ValueError, match="adds `late` to its state after its first step"):
         late.step(0.1)
+
+
+def test_what_a_resumed_training_would_forget_is_refused(
+    cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    warming = cell_of(cell, "fixtures.strange_optimizers.Warming")
+    with pytest.raises(
+        ValueError, match=r"\(optimizer, loss.*keeps something.* no checkpoint holds"
+    ):
+        compute_cells(warming, root=tmp_path)
 
 
 def test_the_momentum_of_another_optimizer_is_refused(cell: Callable[..., Cell]) -> None:

@@ -191,6 +191,44 @@ class CentresItsBatch(Net):
         return features if self.training else features - features.mean(0)
 
 
+class RunsOverItsBatch(Net):
+    """A recurrent layer without `batch_first`, as if the images were moments of one sequence."""
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.hidden = nn.GRU(input_shape[1] * input_shape[2], 8)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.hidden(x.flatten(2))[0][:, 0]
+
+
+class HidesItsStatistics(Net):
+    """Centres by a running mean that its `state_dict` lacks."""
+
+    mean: Tensor
+
+    def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.register_buffer("mean", torch.zeros(8), persistent=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        features = super().features(x)
+        if not self.training:
+            return features - self.mean
+        self.mean = 0.9 * self.mean + 0.1 * features.detach().mean(0)
+        return features - features.mean(0)
+
+
+class HidesANumber(Net):
+    scale = 1.0
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.scale *= 0.9
+            return super().features(x)
+        return super().features(x) * self.scale
+
+
 class DrawnByNumpy(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(input_shape, classes)
@@ -220,8 +258,11 @@ def net(kind: type[nn.Module]) -> dict:
         (WiredByPython, "built twice with the same weights, gives two outputs for one input"),
         (DrawnTable, "built twice with the same weights, gives two outputs for one input"),
         (Detached, r"no gradient reaches hidden.weight"),
-        (LeftOut, r"no gradient reaches spare.weight"),
+        (LeftOut, r"no gradient reaches spare.weight.*model.prunable.exclude=\[spare.weight\]"),
         (CentresItsBatch, "in evaluation mode its output for an image depends on the other images"),
+        (RunsOverItsBatch, r"depends on the other images of the batch.*with batch_first=True"),
+        (HidesItsStatistics, "after a training its outputs differ.*as a persistent buffer"),
+        (HidesANumber, "after a training its outputs differ.*as a persistent buffer"),
         (DrawnByNumpy, "gives other values for output.weight when it is called again"),
     ],
 )
@@ -278,9 +319,9 @@ def test_the_first_training_of_a_network_is_rehearsed_and_each_that_a_sparsifier
     steps: list[int] = []
     train = rehearsal._train
 
-    def noted(loop: TrainingLoop, before: dict[str, Tensor]) -> None:
+    def noted(loop: TrainingLoop, before: dict[str, Tensor], *, resumed: bool) -> None:
         steps.append(loop.stage.level)
-        train(loop, before)
+        train(loop, before, resumed=resumed)
 
     monkeypatch.setattr(rehearsal, "_train", noted)
     run(cell())
