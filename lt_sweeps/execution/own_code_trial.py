@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import digest
@@ -31,6 +31,7 @@ from lt_sweeps.data.batches import first_images
 from lt_sweeps.execution.forking import may_fork, process_context
 from lt_sweeps.models import output_layer
 from lt_sweeps.models.functional import picked
+from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.models.output_layer import check_output_layer
 from lt_sweeps.plan.cell_plan import Planned
@@ -90,10 +91,16 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
     inputs = f"inputs {_form(x)}"
     with yamls.said("model", "drawing its weights"):
         module = network.holding(network.draw(Seed.of(0, {})))
+    shapes = _shapes(module)
     tokens = "" if x.is_floating_point() else " (tokens, which model=transformer embeds)"
     with yamls.said("model", f"a forward pass of {inputs}{tokens}"):
-        module.train()(x)  # a module may compute something else in training mode
+        picked(module.train()(x))  # a module may compute something else in training mode
         outputs = picked(module.eval()(x))
+    if changed := [name for name, _ in shapes ^ _shapes(module)]:
+        raise ValueError(
+            f"model: {yamls.of('model')}: a forward pass creates, removes or resizes the buffer "
+            f"{min(changed)}; create it in its final size when the module is built"
+        )
     if len(outputs) != len(x):
         raise ValueError(
             f"model: {yamls.of('model')}: {inputs} give outputs {_form(outputs)}; the first "
@@ -120,6 +127,11 @@ def _train(network: Network, task: Task, yamls: _Yamls) -> None:
         measuring = yamls.said("task", f"task.metrics.{metric.name} of {shapes}")
         with measuring, torch.no_grad(), _no_broadcast():
             measured(metric, outputs, y)
+
+
+def _shapes(module: nn.Module) -> set[tuple[str, torch.Size]]:
+    """The names and shapes of the tensors that a ticket of the module holds."""
+    return {(name, tensor.shape) for name, tensor in state_of(module).items()}
 
 
 def _train_on_one(network: Network, training: Training, yamls: _Yamls) -> None:

@@ -55,11 +55,26 @@ def check_trainable(module: nn.Module, net: Call) -> None:
             f"model: {net} has weights of {', '.join(sorted(types))}; give all of them "
             "float32 or all float64 (with precision=bf16 their products are bfloat16)"
         )
+    names: dict[int, str] = {}  # by the storage, which two parameters of one tensor share
     for name, parameter in module.named_parameters():
+        first = names.setdefault(parameter.untyped_storage()._cdata, name)
+        if first != name:
+            raise ValueError(
+                f"model: {net}: {name} is a view of {first}, which a ticket would hold as two "
+                "weights; compute it in the forward pass (`F.linear(x, other.weight.t())`), or "
+                "assign the parameter itself"
+            )
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(
                 f"model: {net} has a hook on the gradient of {name}, which is not called "
                 "here; change gradients in a torch.autograd.Function, or by recipe.clip"
+            )
+    for name, buffer in module.named_buffers():
+        tiny = buffer.is_floating_point() and buffer.itemsize == 1
+        if tiny or buffer.dtype == torch.complex128:
+            raise ValueError(
+                f"model: {net} has a buffer {name} of {str(buffer.dtype).removeprefix('torch.')}, "
+                "which tickets cannot hold; give it another type, such as float32 or complex64"
             )
     for name, part in module.named_modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:

@@ -205,7 +205,7 @@ def _written_by(path: Path) -> str:
 
 # Bytes per number, for each type in a safetensors file.
 _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
-_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+_BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8}
 
 
 def _disordered(tensors: Mapping[str, Mapping[str, Any]]) -> str:

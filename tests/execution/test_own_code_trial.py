@@ -42,6 +42,27 @@ class Misfit(Flat):
         return self.outer(x.flatten(1))
 
 
+class Pair(Flat):
+    """Returns a second output in training, as networks with an auxiliary head do."""
+
+    def forward(self, x: Tensor) -> Any:
+        outputs = super().forward(x)
+        return (outputs, outputs) if self.training else outputs
+
+
+class Queue(Flat):
+    queue: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.register_buffer("queue", torch.zeros(1, 16))
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.queue = torch.cat([self.queue, x.flatten(1)])
+        return super().forward(x)
+
+
 class Crash(Flat):
     def forward(self, x: Tensor) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -183,6 +204,8 @@ LINES = [
         r"inputs \[2, 64\] int64 \(tokens, which model=transformer embeds\) failed: RuntimeError",
     ),
     (model(Named), r"task.output: not given, and the model returns logits; give"),
+    (model(Pair), r"task.output: not given, and the model returns 2 outputs"),
+    (model(Queue), r"model/model.yaml: a forward pass .* resizes the buffer queue; create it in"),
     (model(Narrow), r"model/model.yaml: .* give outputs \[2, 2\] float32; .* has \d+ classes"),
     (
         task("classification", loss={"_target_": HERE + "constant"}),

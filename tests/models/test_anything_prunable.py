@@ -521,9 +521,39 @@ class Hooked(nn.Linear):
         self.weight.register_hook(lambda grad: grad / 2)
 
 
+class Viewed(nn.Module):
+    """Its decoder has a parameter of its own, which is a view of the encoder's weight."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(16, classes), nn.Linear(classes, 16)
+        self.decoder.weight = nn.Parameter(self.encoder.weight.t())
+
+
+class Turned(nn.Linear):
+    """Has a buffer of complex numbers."""
+
+    turn: Tensor
+
+    def __init__(self, classes: int, double: bool = False) -> None:
+        super().__init__(16, classes)
+        kind = torch.complex128 if double else torch.complex64
+        self.register_buffer("turn", torch.ones(classes, dtype=kind))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1)) * self.turn.real
+
+
+def test_a_ticket_holds_complex_buffers(cell: Any, run: Any) -> None:
+    made, store = run(cell(model={"net": {"_target_": f"{__name__}.Turned"}}))
+    assert not made.missing(store)
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
+        ({"_target_": f"{__name__}.Turned", "double": True}, "buffer turn of complex128, which"),
+        ({"_target_": f"{__name__}.Viewed"}, "decoder.weight is a view of encoder.weight"),
         ({"_target_": f"{__name__}.Hooked"}, "has a hook on the gradient of weight"),
         ({"_target_": f"{__name__}.Half"}, "has weights of float16; give all of them float32"),
         ({"_target_": f"{__name__}.Half", "dtype": "complex64"}, "has weights of complex64"),
