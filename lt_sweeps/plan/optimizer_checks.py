@@ -76,7 +76,8 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
 def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Call a clipping several times on the same small gradients, of three magnitudes.
 
-    Raises: ValueError: the function fails, or changes the same gradients differently later.
+    Raises: ValueError: the function fails, gives new tensors instead of changing the gradients, or
+        changes the same gradients differently later.
     """
     where = f"recipe.clip: `{call.target}`"
     small = {name: [min(side, _SIDE) for side in shape] for name, shape in shapes.items()}
@@ -86,10 +87,17 @@ def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
         with global_draws(number):
             for size in (1.0, 1e-3, 1e3):
                 grads = {name: torch.full(shape, size) for name, shape in small.items()}
+                own = dict(grads)
                 try:
-                    call(grads=grads)
+                    returned = call(grads=grads)
                 except Exception as error:
                     raise ValueError(f"{where}: {told_by(error)}") from None
+                replaced = any(grads.get(name) is not grad for name, grad in own.items())
+                if replaced or isinstance(returned, Mapping):
+                    raise ValueError(
+                        f"{where} gives new tensors, which nothing uses; change the gradients in "
+                        "place, for example by `grad.clamp_(...)` or `grad.copy_(...)`"
+                    )
                 clipped += grads.values()
         first = first or clipped
         if not all(map(_equal, first, clipped)):

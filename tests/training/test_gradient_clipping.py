@@ -118,6 +118,15 @@ def by_a_name_that_is_not_there(grads: Mapping[str, Tensor]) -> None:
     grads["head.weight"].mul_(0.5)
 
 
+def into_new_tensors(grads: dict[str, Tensor]) -> None:
+    for name, grad in grads.items():
+        grads[name] = grad.clamp(-1, 1)
+
+
+def by_its_result(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: grad.clamp(-1, 1) for name, grad in grads.items()}
+
+
 def halved(grads: Mapping[str, Tensor]) -> None:
     for grad in grads.values():
         grad.mul_(0.5)
@@ -128,6 +137,8 @@ def halved(grads: Mapping[str, Tensor]) -> None:
     [
         (by_its_calls, "returns other gradients for the same input when it is called again"),
         (by_the_largest, "returns other gradients for the same input when it is called again"),
+        (into_new_tensors, "gives new tensors, which nothing uses; change the gradients in place"),
+        (by_its_result, "gives new tensors, which nothing uses; change the gradients in place"),
         (by_chance, "returns other gradients for the same input when it is called again"),
         (by_a_name_that_is_not_there, r"\S*test_gradient_clipping.py:\d+: KeyError: 'head.weight'"),
     ],
