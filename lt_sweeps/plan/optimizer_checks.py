@@ -53,15 +53,21 @@ def make_optimizer(
 def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) -> None:
     """Create the optimizer for small tensors with these numbers of dimensions, and take a step.
 
-    Raises: ValueError: the optimizer cannot be created or stepped, draws random numbers, or keeps
-        state that a checkpoint would not hold.
+    Raises: ValueError: the optimizer cannot be created or stepped, draws random numbers, changes
+        its learning rate, or keeps state that a checkpoint would not hold.
     """
     small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
     parameters = [torch.ones(shape) for shape in sorted(small)]
     optimizer = make_optimizer(call, parameters, lr)
     before = _attributes(optimizer)
+    rates = [group.get("lr") for group in optimizer.param_groups]
     _step(call, optimizer, parameters)
     after = _attributes(optimizer)
+    if rates != [group.get("lr") for group in optimizer.param_groups]:
+        raise ValueError(
+            f"recipe.optimizer: `{call.target}` changes its learning rate, which the recipe sets "
+            "before every step; give recipe.decay a schedule of yours, or scale the update"
+        )
     lost = [name for name in after if after[name] != before.get(name)]
     for owner, kept in optimizer.state.items():
         known = isinstance(owner, Tensor)

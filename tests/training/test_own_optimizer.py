@@ -172,6 +172,7 @@ def test_a_training_that_is_stopped_goes_on_to_equal_bytes(
         ({"_target_": "torch.optim.LBFGS"}, "LBFGS` computes the loss several times in a step"),
         ({"_target_": "fixtures.strange_optimizers.Needy"}, "its `step` needs a closure"),
         ({"_target_": "fixtures.strange_optimizers.Drawing"}, "draws random numbers"),
+        ({"_target_": "fixtures.strange_optimizers.Slowing"}, "changes its learning rate, which"),
         (
             {"_target_": "fixtures.strange_optimizers.Listing"},
             "keeps `history` where no checkpoint",
