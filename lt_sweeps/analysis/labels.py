@@ -115,8 +115,9 @@ def check_keys(where: str, keys: Sequence[str], cells: Iterable[CellResults]) ->
     for key in keys if known else ():
         if key not in known:
             groups = [name for name in known if "." not in name]
+            near = nearest(key, known) or ";"
             raise ValueError(
-                f"{where}: these cells have no group or setting `{key}`{nearest(key, known)}; "
+                f"{where}: these cells have no group or setting `{key}`{near} "
                 f"groups are {listed(groups)}, a setting is `recipe.lr`"
             )
 

@@ -139,9 +139,9 @@ def _check_known(
 ) -> None:
     for name in asked:
         if name not in known:
+            near = nearest(name, names) or ";"
             raise ValueError(
-                f"report.{where}: no line is called `{name}`{nearest(name, names)}; lines are "
-                f"{listed(names)}"
+                f"report.{where}: no line is called `{name}`{near} lines are {listed(names)}"
             )
 
 

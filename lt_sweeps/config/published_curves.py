@@ -51,9 +51,9 @@ def curves_of_file(
     labels = lines if isinstance(lines, Mapping) else {line: line for line in lines or known}
     for line in labels:
         if line not in known:
-            hint = nearest(line, known)
+            hint = nearest(line, known) or ";"
             raise ValueError(
-                f"report.published: {file} has no line `{line}`{hint}; it has {listed(known)}"
+                f"report.published: {file} has no line `{line}`{hint} it has {listed(known)}"
             )
     return [c | {"label": labels[c["label"]]} for c in curves if c["label"] in labels]
 

@@ -210,7 +210,7 @@ def check_name(where: str, name: object, known: Collection[str]) -> None:
     if name not in known:
         test = f"test_{name}"  # `val_accuracy` looks more like `accuracy`
         hint = f"; did you mean `{test}`?" if test in known else nearest(str(name), known)
-        raise ValueError(f"{where}: got {name!r}{hint}; give one of {', '.join(known)}")
+        raise ValueError(f"{where}: got {name!r}{hint or ';'} give one of {', '.join(known)}")
 
 
 def check_form(where: str, names: Sequence[object]) -> None:

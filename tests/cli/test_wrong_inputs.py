@@ -31,7 +31,7 @@ WRONG = {
     "model=recurrent backend=vmap": "backend: `vmap` has no rule for LSTM; `loop` can compute it",
     "dataset=diabetes recipe.batch_size=32 backend=chain": "backend: `chain` has only the cross ",
     "model=resnet20 precision=bf16 backend=vmap": "backend: `vmap` has no rule for BatchNorm2d in ",
-    "precision=fp16": "precision: got 'fp16'; did you mean `bf16`?; give one of float32, tf32",
+    "precision=fp16": "precision: got 'fp16'; did you mean `bf16`? give one of float32, tf32",
     "schedule.sparsity=0.9": "schedule: got levels=12 and sparsity=0.9; *: schedule.levels=null ",
     "schedule=one_shot schedule.sparsity=90": "schedule: sparsity 90 lies outside [0, 1); did you",
     "model.net.hidden=[0]": "model: FC(hidden=[0]) has no weights in",

@@ -75,7 +75,7 @@ def test_a_margin_is_a_difference_or_a_part_of_dense_on_the_worse_side() -> None
 def test_a_wrong_name_is_answered_with_those_of_the_task() -> None:
     names = names_measured(["r2"])
     assert "val_r2" in names and "val_accuracy" not in names
-    with pytest.raises(ValueError, match=r"objective: got 'val_r3'; did you mean `val_r2`\?; give"):
+    with pytest.raises(ValueError, match=r"objective: got 'val_r3'; did you mean `val_r2`\? give"):
         check_name("objective", "val_r3", names)
 
 

@@ -116,7 +116,7 @@ def test_a_trial_without_a_number_is_one_line(
     ("word", "said"),
     [
         ("val_accuracy@9", "error: objective: val_accuracy@9; the levels are 0, 1, 2"),
-        ("val_acuracy", "objective: got 'val_acuracy'; did you mean `val_accuracy`?; give one of"),
+        ("val_acuracy", "objective: got 'val_acuracy'; did you mean `val_accuracy`? give one of"),
     ],
 )
 def test_an_objective_that_no_cell_has_is_refused_before_anything_runs(

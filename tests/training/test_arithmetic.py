@@ -171,7 +171,7 @@ def test_rows_from_before_there_was_a_precision_are_float32(cell: Make, run: Run
     [
         (
             ["precision=float16"],
-            "precision: got 'float16'; did you mean `float32`?; give one of float32, tf32, bf16",
+            "precision: got 'float16'; did you mean `float32`? give one of float32, tf32, bf16",
         ),
         (["precision=tf32", "device=cpu"], "precision: got tf32 on a cpu, which has no tf32; give"),
         (["deterministic=1"], "deterministic: got 1; give true or false"),

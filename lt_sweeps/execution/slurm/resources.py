@@ -180,7 +180,7 @@ def check_options(profile: SlurmResources) -> None:
     known = sorted(set(re.findall(r"--([a-z][\w-]+)", text)))
     unknown = [key for key in profile.sbatch if key.replace("_", "-") not in known]
     if unknown:
+        near = nearest(unknown[0], known) or ";"
         raise ValueError(
-            f"{WHERE}.sbatch: got {listed(unknown)}{nearest(unknown[0], known)}; sbatch "
-            f"takes {listed(known)}"
+            f"{WHERE}.sbatch: got {listed(unknown)}{near} sbatch takes {listed(known)}"
         )
