@@ -20,6 +20,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from lt_sweeps.training.optimizers import Optimizer
+from lt_sweeps.training.own_kernels import ROUNDING
 
 _BLOCK = 512  # four elements per thread: one load reads four mask bytes, another four floats
 
@@ -52,6 +53,7 @@ def update_kept(
         **_factors(optimizer),
         skips=skips,
         block=_BLOCK,
+        **ROUNDING,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lt_sweeps.training.own_kernels import ROUNDING
 
 COUNT = "i32"
 CHAIN, UPDATE = "lt_sweeps.training.backends.chain_kernels", "lt_sweeps.training.kept_update"
@@ -27,7 +31,8 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
         source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=values)
     except TypeError:
         pytest.skip("this Triton is called otherwise")
-    return importlib.import_module("triton").compile(source, target=target)
+    options = {**ROUNDING}
+    return importlib.import_module("triton").compile(source, target=target, options=options)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -65,3 +70,16 @@ def test_those_of_an_update(skips: bool, capability: int) -> None:
     ):
         constants = {**own, "decay": 1e-4, "skips": skips, "block": 512}
         assert compiled(update._KERNELS[name, skips], types, constants, capability).asm["cubin"]
+
+
+@pytest.mark.parametrize("module", [CHAIN, UPDATE])
+def test_each_launch_says_how_its_kernel_rounds(module: str) -> None:
+    """Triton's default depends on its version and on the environment."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    code = ast.parse(Path(spec.origin).read_text("utf-8"))
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
+    launches = [c for c in calls if ast.unparse(c.func).startswith("kernel[")]
+    assert launches
+    for launch in launches:
+        assert "**ROUNDING" in ast.unparse(launch)

@@ -14,6 +14,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from lt_sweeps.training.own_kernels import ROUNDING
+
 _BLOCK = 1024
 _COLUMNS = 32
 _AT_ONCE = 2**13  # the most numbers in one program: a batch of logits, or some columns of a batch
@@ -25,7 +27,8 @@ def bias_relu_(x: Tensor, bias: Tensor | None) -> Tensor:
     grid = (triton.cdiv(count, _BLOCK), len(x))
     rows, stride = _or_unread(bias, x)
     kernel: Any = _add_relu
-    kernel[grid](x, rows, stride, count, width, biased=bias is not None, block=_BLOCK)
+    sizes = {"biased": bias is not None, "block": _BLOCK}
+    kernel[grid](x, rows, stride, count, width, **sizes, **ROUNDING)
     return x
 
 
@@ -39,7 +42,10 @@ def relu_backward_(ahead: Tensor, x: Tensor, bias_grad: Tensor | None) -> Tensor
     sizes: dict[str, Any] = {"rows": triton.next_power_of_2(batch), "columns": _COLUMNS}
     kernel: Any = _relu_backward
     kernel[triton.cdiv(width, _COLUMNS), len(x)](
-        *(ahead, x, sums, stride, batch, width), biased=bias_grad is not None, **sizes
+        *(ahead, x, sums, stride, batch, width),
+        biased=bias_grad is not None,
+        **sizes,
+        **ROUNDING,
     )
     return ahead
 
@@ -64,6 +70,7 @@ def cross_entropy(
         biased=bias is not None,
         rows=triton.next_power_of_2(batch),
         columns=triton.next_power_of_2(classes),
+        **ROUNDING,
     )
     return losses, ahead
 
