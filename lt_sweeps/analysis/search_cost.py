@@ -79,13 +79,14 @@ def _seed_cost(
     order = [*(stage for stage in rows if stage in before), *(before - rows.keys())]
     epochs = {stage: known.get(stage, math.nan) for stage in order}
     found_by = _before([ticket.stage], after)
-    # `fsum` is exact. A plain sum depends on the order of the set, which differs between processes.
+    # `fsum` is exact. A plain sum depends on the order of the set, which differs between processes,
+    # and on Python's version: since 3.12, `sum` corrects its rounding.
     chain = math.fsum(epochs[stage] for stage in found_by)
     seconds = {stage: row.seconds for stage, row in rows.items() if row.seconds is not None}
     hours = math.fsum(seconds.get(stage, math.nan) for stage in found_by) / 3600
     return (
         chain if ticket.search_epochs is None else ticket.search_epochs,
-        sum(epochs.values()),
+        math.fsum(epochs.values()),
         makespan(epochs, after, workers=max(1, len(epochs))),
         math.nan if workers is None else makespan(epochs, after, workers=workers),
         hours,

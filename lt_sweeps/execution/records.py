@@ -194,7 +194,7 @@ def ticket_record(
         mask_chance=_mask_chance(stage),
         train_steps=stage.length,
         epochs=_epochs(stage),
-        search_epochs=sum(_epochs(before) for before in trainings(stage)[:-1]),
+        search_epochs=math.fsum(_epochs(before) for before in trainings(stage)[:-1]),
         after=[before.key for before in needs(stage)],
         dense_resources=dense_resources(stage),
         finite=metrics["finite"] and _is_sound(stage, rows),
