@@ -197,7 +197,7 @@ class DisturbedSweep:
             if path.is_file()
             for line in path.read_text(errors="replace").splitlines()
         ]
-        matches = [re.search(r" computed (.*)", line) for line in lines]
+        matches = [re.search(r" computed ((?:\w+/\S+ ?)+)$", line) for line in lines]
         return Counter(unit for match in matches if match for unit in match[1].split())
 
     def tracebacks(self) -> list[str]:

@@ -132,7 +132,8 @@ class Run:
         lines = [
             line for path in self.sweep.glob("logs/*.log") for line in path.read_text().splitlines()
         ]
-        found = [re.search(r" computed (.*)", line) for line in lines]
+        # Not the code in the traceback of an error, which a log may have too.
+        found = [re.search(r" computed ((?:\w+/\S+ ?)+)$", line) for line in lines]
         return Counter(unit for match in found if match for unit in match[1].split())
 
     def jobs(self) -> list[str]:
