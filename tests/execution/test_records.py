@@ -1,6 +1,7 @@
 """Records are made from stored tickets, are complete, and are never silently wrong."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -219,6 +220,20 @@ def test_changed_records_are_set_aside_and_made_again(cell: Make, run: Run, capl
     assert (place / "records.jsonl").read_bytes() == right
     assert "not the records whose checksum DONE holds; set aside as" in caplog.text
     assert (place / "records.jsonl.corrupt-0").exists()
+
+
+def test_records_whose_sum_of_epochs_was_rounded_differently_are_kept(
+    cell: Make, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python adds floats in another way since 3.12, and records of earlier versions show it."""
+    made, store = run(cell(schedule__levels=2))
+    runs = RunFolder(folder(made, store))
+    *rows, last = runs.read().records
+    assert last.search_epochs
+    rounded = replace(last, search_epochs=math.nextafter(last.search_epochs, 0))
+    runs.write([*rows, rounded], complete=True)
+    assert record_cell(made.cells[0], StoredTickets(store, thorough=True))
+    assert runs.read().records[-1] == rounded and "set aside" not in caplog.text
 
 
 def test_damaged_records_name_the_command_that_writes_them_again(

@@ -8,7 +8,7 @@ from typing import Any
 
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import Artifacts
-from lt_sweeps.execution.records import ticket_record
+from lt_sweeps.execution.records import agree, ticket_record
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
 from lt_sweeps.plan.cell_plan import Planned
@@ -103,6 +103,6 @@ def _plan_fault(
 
 def _difference(record: Record, expected: Mapping[str, Any], source: str) -> str:
     for name, value in expected.items():
-        if getattr(record, name) != value:
+        if not agree(name, getattr(record, name), value):
             return f"{name} is {getattr(record, name)}; {source} has {value}"
     return ""
