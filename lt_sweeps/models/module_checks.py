@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lt_sweeps.config.call import Call
+from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.prunable import Layer, Parameter, offered
 
 
@@ -55,21 +56,14 @@ def check_trainable(module: nn.Module, net: Call) -> None:
             f"model: {net} has weights of {', '.join(sorted(types))}; give all of them "
             "float32 or all float64 (with precision=bf16 their products are bfloat16)"
         )
-    names: dict[int, str] = {}  # by the storage, which two parameters of one tensor share
+    _check_views(module, net)
     for name, parameter in module.named_parameters():
-        first = names.setdefault(parameter.untyped_storage()._cdata, name)
-        if first != name:
-            raise ValueError(
-                f"model: {net}: {name} is a view of {first}, which a ticket would hold as two "
-                "weights; compute it in the forward pass (`F.linear(x, other.weight.t())`), or "
-                "assign the parameter itself"
-            )
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(
                 f"model: {net} has a hook on the gradient of {name}, which is not called "
                 "here; change gradients in a torch.autograd.Function, or by recipe.clip"
             )
-    for name, buffer in module.named_buffers():
+    for name, buffer in state_of(module).items():
         tiny = buffer.is_floating_point() and buffer.itemsize == 1
         if tiny or buffer.dtype == torch.complex128:
             raise ValueError(
@@ -82,6 +76,28 @@ def check_trainable(module: nn.Module, net: Call) -> None:
                 f"model: {net}: {name} has sparse gradients, which no optimizer here "
                 "takes; give sparse=False, which computes the same"
             )
+
+
+def _check_views(module: nn.Module, net: Call) -> None:
+    """Raises: ValueError: two parameters share a number. Parts of one tensor (`chunk`) do not."""
+    storages: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in module.named_parameters():
+        storages.setdefault(parameter.untyped_storage()._cdata, []).append((name, parameter))
+    for members in storages.values():
+        if len(members) == 1:
+            continue
+        size = members[0][1].untyped_storage().nbytes() // members[0][1].itemsize
+        owners = torch.full((size,), -1, dtype=torch.int32)  # by place in the storage
+        for number, (name, parameter) in enumerate(members):
+            place = parameter.stride(), parameter.storage_offset()
+            own = owners.as_strided(parameter.shape, *place)
+            if (own >= 0).any():
+                raise ValueError(
+                    f"model: {net}: {name} is a view of {members[int(own.max())][0]}, which a "
+                    "ticket would hold as two weights; compute it in the forward pass "
+                    "(`F.linear(x, other.weight.t())`), or assign the parameter itself"
+                )
+            own.fill_(number)
 
 
 def initialize(module: nn.Module, init: Call) -> None:

@@ -544,6 +544,27 @@ class Turned(nn.Linear):
         return super().forward(x.flatten(1)) * self.turn.real
 
 
+class Parted(nn.Linear):
+    """Its two parameters are drawn at once; it has a constant that is not in its tickets."""
+
+    constant: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(16, classes)
+        drawn = torch.randn(classes, 17) / 4
+        self.weight, self.bias = nn.Parameter(drawn[:, :16]), nn.Parameter(drawn[:, 16])
+        constant = torch.ones(classes, dtype=torch.complex128)
+        self.register_buffer("constant", constant, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1)) * self.constant.real.float()
+
+
+def test_parameters_may_be_separate_parts_of_one_tensor(cell: Any, run: Any) -> None:
+    made, store = run(cell(model={"net": {"_target_": f"{__name__}.Parted"}}))
+    assert not made.missing(store)
+
+
 def test_a_ticket_holds_complex_buffers(cell: Any, run: Any) -> None:
     made, store = run(cell(model={"net": {"_target_": f"{__name__}.Turned"}}))
     assert not made.missing(store)
