@@ -98,8 +98,11 @@ def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
                     returned = call(grads=grads)
                 except Exception as error:
                     raise ValueError(f"{where}: {told_by(error)}") from None
-                replaced = any(grads.get(name) is not grad for name, grad in own.items())
-                if replaced or isinstance(returned, Mapping):
+                result = returned if isinstance(returned, Mapping) else {}  # may be `grads`
+                if any(
+                    grads.get(name) is not grad or result.get(name, grad) is not grad
+                    for name, grad in own.items()
+                ):
                     raise ValueError(
                         f"{where} gives new tensors, which nothing uses; change the gradients in "
                         "place, for example by `grad.clamp_(...)` or `grad.copy_(...)`"

@@ -127,6 +127,11 @@ def by_its_result(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: grad.clamp(-1, 1) for name, grad in grads.items()}
 
 
+def in_place_and_returned(grads: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    halved(grads)
+    return grads
+
+
 def halved(grads: Mapping[str, Tensor]) -> None:
     for grad in grads.values():
         grad.mul_(0.5)
@@ -149,4 +154,5 @@ def test_one_that_a_resumed_training_cannot_repeat_is_refused_when_the_plan_is_m
     target = f"{__name__}.{clip.__name__}"
     with pytest.raises(ValueError, match=f"recipe.clip: `{target}`:? {says}"):
         plan([cell(recipe__clip={"_target_": target})])
-    plan([cell(recipe__clip={"_target_": f"{__name__}.halved"})])
+    for fits in ("halved", "in_place_and_returned"):
+        plan([cell(recipe__clip={"_target_": f"{__name__}.{fits}"})])
