@@ -152,9 +152,8 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
             "or several in a tuple"
         )
     for stage in trainings(*lasts):
-        recipe = stage.training.recipe
-        _check_recipe(recipe, stage.network, stage.training.task.dataset.input_shape)
-        if _has_batch_of_one(recipe, stage.training.task.dataset.train_size):
+        _check_recipe(stage.training.recipe, stage.network, stage.training.task.dataset.input_shape)
+        if _has_batch_of_one(stage):
             _check_batch_of_one(stage.network)
     return lasts, not isinstance(last, tuple)
 
@@ -174,10 +173,16 @@ def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> N
         ImageTransforms(recipe.augment).check(shape)
 
 
-def _has_batch_of_one(recipe: Recipe, examples: int) -> bool:
-    """Whether a training reaches a batch that has a single example."""
-    last = 0 if recipe.drop_last else examples % recipe.batch_size
-    return recipe.batch_size == 1 or (last == 1 and recipe.length >= recipe.steps_per_epoch)
+def _has_batch_of_one(stage: Work) -> bool:
+    """Whether a training, or a score's estimate of statistics, reaches a batch of one example."""
+    recipe, examples = stage.training.recipe, stage.training.task.dataset.train_size
+    first, end = stage.start.step, stage.step
+    if not stage.length:
+        first, end = 0, stage.statistics_batches
+    if recipe.batch_size == 1:
+        return first < end
+    alone = not recipe.drop_last and examples % recipe.batch_size == 1
+    return alone and first // recipe.steps_per_epoch < end // recipe.steps_per_epoch
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """A plan has every stage once, even if several cells need it; its packs can be stacked."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from fixtures.tiny_cell import CONV, SGD
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.packing import dependencies, packs
 from lt_sweeps.plan.planning import plan
+from lt_sweeps.plan.stages import Evaluate, Init, Training
 
 Make = Callable[..., Cell]
 
@@ -147,3 +149,16 @@ def test_a_batch_of_one_example_is_refused_before_a_batch_norm_fails_on_it(cell:
         {"model": {"net": {"_target_": "lt_sweeps.models.FC"}}},
     ):
         plan([cell(**odd | fits)])
+
+
+def scored(init: Init, recipe: Training, *, statistics: int) -> Evaluate:
+    return Evaluate(init, recipe, statistics=statistics)
+
+
+def test_a_score_that_draws_no_batches_takes_any_batch_size(cell: Make) -> None:
+    """A score needs training batches only to estimate the statistics of batch norms."""
+    for statistics, refused in ((0, False), (1, True)):
+        method = {"_target_": f"{__name__}.scored", "statistics": statistics}
+        odd = cell(model=CONV, recipe__batch_size=1, method=method)
+        with pytest.raises(ValueError, match="a batch of one") if refused else nullcontext():
+            plan([odd])
