@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_sweeps.config.file_version import is_settled, version
+from lt_sweeps.config.file_version import is_settled, version_of
 from lt_sweeps.config.identity import ANY, omitted_at
 from lt_sweeps.config.spelling import listed
 from lt_sweeps.data.dataset import Dataset, Split, check_seed
@@ -100,7 +100,7 @@ def _scan(root: Path, known: Path) -> _Tree:
     folders = [root, *(root / name for name in top)]
     if "train" in top:  # otherwise `top` are the class folders, which are in `folders` already
         folders += [folder / name for folder in folders[1:] for name in _folders(folder)]
-    versions = [version(folder) or "" for folder in folders]
+    versions = [version_of(folder.stat()) for folder in folders]
     scanned = _scanned if all(map(is_settled, versions)) else _scanned.__wrapped__
     return scanned(root, known, tuple(zip(folders, versions, strict=True)))
 
