@@ -194,5 +194,6 @@ def _check_batch_of_one(network: Network) -> None:
         if "more than 1 value per channel" in str(error):
             raise ValueError(
                 "recipe.batch_size: an epoch has a batch of one example, and a batch norm of the "
-                "network needs two or more; give another batch_size, or recipe.drop_last=true"
+                "network needs two or more; give a larger batch_size or, if only the last batch is "
+                "that small, recipe.drop_last=true"
             ) from error

@@ -210,7 +210,8 @@ def _wrapped_legend(
         entry.set_label("\n".join(lines))
     # An entry has 0.4 inches of line and margin. matplotlib fills column by column like
     # `array_split`, and each column is as wide as its widest entry.
-    widths = [0.4 + max(map(_text_width, lines), default=0.0) for lines in wrapped]
+    with mpl.rc_context(RC):
+        widths = [0.4 + max(map(_text_width, lines), default=0.0) for lines in wrapped]
     for rows in range(least_rows, max(least_rows, len(legend)) + 1):
         columns = np.array_split(range(len(legend)), math.ceil(len(legend) / rows))
         if sum(max(widths[i] for i in column) for column in columns) <= width:
