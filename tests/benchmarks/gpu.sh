@@ -8,7 +8,7 @@
 # LIMIT     seconds in all (570)                  PARTS     of "tests table panel trainings", in this order
 # OUT       a folder for at most seven files      WHEELS    packages to install first; no network is asked
 # DATA      a folder with MNIST/raw, gzipped or not; it is left as it is
-# OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as precision=tf32
+# OPEN_LTH  a clone of open_lth, to be timed too  WORDS     more overrides of the panel, such as "precision=tf32 workers=2"
 # TESTS     which trainings, as for pytest's -k
 #
 # What such a machine lacks is fetched beforehand, with the tag of its Python:

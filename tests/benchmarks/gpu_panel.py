@@ -64,6 +64,9 @@ def main() -> int:
     tiny = options.size == "tiny"
     words = [*(TINY if tiny else FULL), *options.words, f"device={options.device}"]
     words += ["report.figures=[]", f"data_dir={options.data}"]
+    # With workers=2 one half of the replicates trains while the host saves and starts the other.
+    if not any(word.startswith("workers=") for word in words):
+        words.append("workers=1")
     cells = 4 if tiny else 45
     sweeps = [Panel([*words, "schedule.levels=2"], 2, cells)]
     if not tiny:
@@ -91,14 +94,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of MNIST/raw")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--limit", type=float, default=300, help="seconds in all")
-    parser.add_argument("words", nargs="*", help="more overrides, such as precision=tf32")
+    parser.add_argument("words", nargs="*", help="more overrides, such as workers=2")
     return parser.parse_args()
 
 
 def run(sweep: Panel, root: Path, deadline: float, write: Callable[[], None]) -> None:
     """Run a sweep until it ends or the time is over; write down when each level is done."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "lt_sweeps", *sweep.words, f"root={root}", "workers=1"]
+    command = [sys.executable, "-m", "lt_sweeps", *sweep.words, f"root={root}"]
     with open(root / "log", "w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None and time.monotonic() < deadline:
