@@ -139,3 +139,16 @@ def test_the_tools_name_files_that_exist() -> None:
     settings = FOLDER.parent.joinpath("pyproject.toml").read_text(encoding="utf-8")
     files = re.findall(r'"((?:lt_sweeps|tests)/[^"*]*[.]py)"', settings)
     assert files and not [name for name in files if not (FOLDER.parent / name).exists()]
+
+
+def test_a_union_is_registered_class_by_class() -> None:
+    # Python 3.10 cannot read `X | Y` from the annotation of a `functools.singledispatch` variant.
+    unions = [
+        f"{path.name}:{function.lineno}"
+        for path, module in MODULES.items()
+        for function in ast.walk(module)
+        if isinstance(function, ast.FunctionDef) and function.args.args
+        if any(ast.unparse(each).endswith(".register") for each in function.decorator_list)
+        if "|" in ast.unparse(function.args.args[0].annotation or ast.Constant(0))
+    ]
+    assert not unions

@@ -95,7 +95,8 @@ def _(stage: Init, seed: Seed, store: Store) -> Ticket:
     return initial
 
 
-@ticket.register
+@ticket.register(Train)
+@ticket.register(Search)
 def _(stage: Train | Search, seed: Seed, store: Store) -> Ticket:
     return snapshot(stage, "end", seed, store)
 
