@@ -1,6 +1,7 @@
 """Gradient clipping: functions that change one replicate's gradients in place.
 
 They get the gradients by parameter name, after masking, so pruned weights do not count in a norm.
+Weights that are not trained, as under a learned supermask, do not count in it either.
 On a GPU they are captured in the CUDA graph of a step, so the host must not wait for a number.
 """
 

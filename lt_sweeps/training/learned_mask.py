@@ -43,7 +43,7 @@ class LearnedMask(MaskAction):
         )
         logit_views = self.layout.views(logit_grads)
         self._clipped = (
-            stack.views(self.grads),
+            stack.views(self.grads) if sparsifier.trains_weights else {},
             {f"{LOGITS}{name}": view for name, view in logit_views.items()},
         )
         self.temperature = torch.ones(stack.replicates, device=stack.device)

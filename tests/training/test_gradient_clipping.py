@@ -16,6 +16,7 @@ from lt_sweeps.config.cells import Cell
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.training import gradient_clipping
 from lt_sweeps.training.fixed_mask import FixedMask
+from lt_sweeps.training.learned_mask import LearnedMask
 from lt_sweeps.training.stack import Stack
 
 
@@ -94,6 +95,24 @@ def test_a_pruned_weight_counts_for_nothing_in_the_norm(cell: Callable[..., Cell
     moved = (stack.weights - before).norm(dim=1)
     torch.testing.assert_close(moved, torch.full((2,), 0.5 * 2**-6), rtol=1e-4, atol=0)
     assert torch.equal(stack.weights[1, ::2], before[1, ::2])
+
+
+def test_weights_that_are_not_trained_count_for_nothing_in_the_norm(
+    cell: Callable[..., Cell],
+) -> None:
+    """A learned supermask trains logits alone; a step of plain SGD moves them by rate x limit."""
+    method = {"_target_": "lt_sweeps.plan.methods.learned_supermask"}
+    recipe = {"recipe__optimizer": "sgd", "recipe__lr": 0.5, "recipe__clip": {"norm": 2**-10}}
+    (unit,) = plan([cell(method=method, **recipe)]).units
+    stack = Stack(unit.stage.network.module("cpu"), 1, backend="loop")
+    masking = LearnedMask(stack, [unit])
+    masking.raw.fill_(1.0)
+    masking.ready()
+    masking.compute()
+    stack.grads.fill_(1.0)
+    masking.step(0.5)
+    assert float(masking.logits.norm()) == pytest.approx(0.5 * 2**-10, rel=1e-4)
+    assert unit.stage.fields()["clipped"] == 2, "not a result of the version that counted them"
 
 
 def by_its_calls(grads: Mapping[str, Tensor], *, seen: list[int] = []) -> None:  # noqa: B006

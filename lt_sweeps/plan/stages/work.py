@@ -177,10 +177,13 @@ class Train(Work):
         # Before version 2, weight decay changed the parameters that a module itself freezes.
         recipe = self.training.recipe
         decays = bool(recipe.weight_decay) or not isinstance(recipe.optimizer, str)
+        # Before version 2, gradients of weights that are not trained counted in a clipping norm.
+        clips_logits = recipe.clip is not None and not self.sparsifier.trains_weights
         return {
             **self.training.identity(),
             **({"history": 2} if between else {}),
             **({"untrained": 2} if decays and self.network.untrained else {}),
+            **({"clipped": 2} if clips_logits else {}),
             **({} if self.again is None else {"again": self.again}),
             **({"sparsifier": self.sparsifier.identity()} if acts else {}),
             **(self.network.told_kinds if identity_of(type(self.sparsifier)) else {}),

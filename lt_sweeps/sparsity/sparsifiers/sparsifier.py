@@ -58,6 +58,7 @@ class Sparsifier:
     """
 
     samples: ClassVar[int] = 1  # networks drawn for a test; their accuracies are averaged
+    trains_weights: ClassVar[bool] = True  # if False, only the logits are trained
 
     @property
     def learns(self) -> bool:
@@ -196,7 +197,8 @@ class LearnedSparsifier(Sparsifier):
 
     def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
         """Step the optimizers of all weights and of the logits, at the recipe's rate `lr`."""
-        weights(lr)
+        if self.trains_weights:
+            weights(lr)
         logits(lr * self.lr)
 
     def after_step(self, logits: Tensor) -> None:

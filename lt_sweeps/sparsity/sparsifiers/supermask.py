@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from lt_sweeps.config.recipes import Recipe
-from lt_sweeps.sparsity.sparsifiers.sparsifier import (
-    LearnedSparsifier,
-    Update,
-    per_replicate,
-    summed,
-)
+from lt_sweeps.sparsity.sparsifiers.sparsifier import LearnedSparsifier, per_replicate, summed
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,7 @@ class Supermask(LearnedSparsifier):
     lr: float = 1.0
 
     samples: ClassVar[int] = 10
+    trains_weights: ClassVar[bool] = False  # they stay as they were drawn
 
     def weights(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         chance = torch.sigmoid(logits)
@@ -47,9 +43,6 @@ class Supermask(LearnedSparsifier):
     def identity(self) -> dict[str, Any]:
         # Before version 2 the gradient passed through rounded probabilities as well.
         return {**super().identity(), **({"version": 2} if self.rounding else {})}
-
-    def update(self, weights: Update, logits: Update, lr: float | Tensor) -> None:
-        logits(lr * self.lr)  # the weights stay as they were drawn
 
     def deployed(self, w: Tensor, logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
         if self.rounding:
