@@ -109,9 +109,10 @@ def _(stage: Evaluate, seed: Seed, store: Store) -> Ticket:
 @ticket.register
 def _(stage: Logits, seed: Seed, store: Store) -> Ticket:
     start, layers = ticket(stage.start, seed, store), stage.network.layers
+    masked = start if stage.mask is None else ticket(stage.mask, seed, store)
     learned = {}
     for number, layer in enumerate(layers):
-        evidence = {"kept": start.mask[layer.name][0]}
+        evidence = {"kept": masked.mask[layer.name][0]}
         if stage.start.has_logits:
             evidence["logits"] = start.learned[layer.name][0]
         if "noise" in stage.given.names:
@@ -122,7 +123,7 @@ def _(stage: Logits, seed: Seed, store: Store) -> Ticket:
     optimizer: State = {}
     if stage.ended is not None:
         optimizer = snapshot(*stage.ended, seed, store).optimizer
-    return Ticket(start.state, _all_kept(layers), 0, optimizer, learned, start.notes)
+    return Ticket(start.state, _all_kept(layers), 0, optimizer, learned, masked.notes)
 
 
 def _given(stage: Logits, name: str, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -246,16 +246,20 @@ def test_logits_start_from_the_mask_of_a_criterion(cell: Make, run: Run) -> None
     start, drawn = (ticket(s, Seed.of(0), store) for s in (stage.start, made.units[0].stage.start))
     logits = torch.cat([layer.flatten() for layer in start.learned.values()])
     assert set(logits.unique().tolist()) == {3.0, -3.0}
-    kept = made.cells[0].last.start.inputs[0]
+    _, kept = made.cells[0].last.start.inputs
     mask = ticket(kept, Seed.of(0), store).mask
     assert all(torch.equal(mask[name], start.learned[name] > 0) for name in mask)
     assert all(torch.equal(start.state[name], drawn.state[name]) for name in drawn.state)
 
 
-def test_signed_constants_are_what_a_learned_mask_can_start_from(cell: Make, run: Run) -> None:
+@pytest.mark.parametrize("name", ["learned_supermask", "learned_supermask_from"])
+def test_signed_constants_are_what_a_learned_mask_can_start_from(
+    cell: Make, run: Run, name: str
+) -> None:
+    """All weights, because a learned mask may keep those that a criterion has pruned."""
     reset = {"_target_": "lt_sweeps.sparsity.resets.constant", "sign": True}
-    made, store = run(cell(method=method(), recipe=SGD, reset=reset))
-    weights = ticket(made.units[0].stage, Seed.of(0), store).state["hidden.0.weight"]
+    made, store = run(cell(method=method(name), recipe=SGD, reset=reset))
+    weights = ticket(made.cells[0].last, Seed.of(0), store).state["hidden.0.weight"]
     assert weights.abs().unique().numel() == 1 and weights.sign().unique().numel() == 2
 
 

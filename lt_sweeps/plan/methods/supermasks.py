@@ -15,8 +15,6 @@ from lt_sweeps.sparsity.evidence import Criterion
 from lt_sweeps.sparsity.schedules import Target
 from lt_sweeps.sparsity.sparsifiers import Supermask
 
-INIT = Call("lt_sweeps.sparsity.freezes.init")
-
 
 def supermask(
     init: Init,
@@ -87,6 +85,8 @@ def learned_supermask_from(
 ) -> Train:
     """Run `learned_supermask` from a criterion's mask at the schedule's last level.
 
+    The reset is of all weights, because the learned mask may keep those that the criterion prunes.
+
     Args:
         dense: the keys of the recipe that the dense run to be pruned changes.
         strength: the initial logit of a weight that this mask keeps; pruned weights get its
@@ -95,7 +95,7 @@ def learned_supermask_from(
     trained = Train(init, recipe.changed(dense or {}, where="method.dense"))
     cut = Prune(trained, schedule[-1], mask_criterion, origin=trained)
     kept_alone = logits_by("by_mask", strength=float(strength))
-    start = Logits(Reset(cut, reset, INIT, origin=trained), kept_alone)
+    start = Logits(Reset(trained, reset, ZERO, origin=trained), kept_alone, mask=cut)
     return Train(start, recipe, Supermask(rescale, rounding, mask_lr))
 
 

@@ -27,13 +27,14 @@ class Logits(Stage):
     """Give a network the logits that a learned mask starts from; all of its weights are kept.
 
     `given` is a function of one layer that names the evidence it needs: `kept` (the mask of
-    `start`), `logits` (the final logits of `start`), `noise`. With `momentum`, the optimizers of
-    weights and logits continue with the momentum that they had at the end of `start`.
+    `mask`, or of `start`), `logits` (the final logits of `start`), `noise`. With `momentum`, the
+    optimizers of weights and logits continue with the momentum that they had at the end of `start`.
     """
 
     start: Stage
     given: Call
     momentum: bool = False
+    mask: Prune | None = None
 
     @cached_property
     def level(self) -> int:
