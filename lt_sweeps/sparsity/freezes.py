@@ -21,7 +21,10 @@ def zero(final: Tensor) -> Tensor:
 
 
 def init(init: Tensor) -> Tensor:
-    """The weight's initial value; with `reset.to`, its value at the time the reset goes back to."""
+    """The weight's initial value; with `reset.to`, its value at the time the reset goes back to.
+
+    After `reset=keep` it is the value that the last training started from.
+    """
     return init
 
 

@@ -58,7 +58,8 @@ def carried(logits: Tensor) -> Tensor:
 def grained(shape: Sequence[int], grain: Grain) -> tuple[int, ...]:
     """The shape of a layer's logits, which broadcasts to that of its weights.
 
-    A channel is an output feature map of a convolution, and an input of a linear layer.
+    A channel is a column of a matrix (an input of a linear layer), and a row of any other weight:
+    an output feature map of a convolution, or an input of a transposed one.
     """
     if grain == "weight":
         return tuple(shape)

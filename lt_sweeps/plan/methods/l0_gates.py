@@ -41,8 +41,9 @@ def l0(
         lmbda: the penalty is this times the expected number of weights that are not 0.
         l2: a weight decay scaled by a weight's probability to be kept, in addition to the recipe's.
         droprate: the drop rate of the gates at the start.
-        grain: whether each `weight` has a gate, or each `channel` (an output feature map of a
-            convolution, an input of a linear layer).
+        grain: whether each `weight` has a gate, or each `channel` (a row of a convolution's weight,
+            which is an output feature map, or an input if it is transposed; an input of a linear
+            layer).
         mask: the mask for fine-tuning. `gate` keeps the weights whose gate at test time is not 0,
             multiplied by the gate; `binary` keeps the same weights unchanged; `sample` draws one
             mask; `none` keeps drawing, which failed for the authors of arXiv:1912.04427.

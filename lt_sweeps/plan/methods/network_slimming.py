@@ -32,6 +32,7 @@ def slimming(
     Args:
         lmbda: the penalty is this times the sum of the absolute values of all scales.
         percent: the fraction of the channels to remove, in (0, 1), which determines the sparsity.
+            Of n channels, int(n percent) + 1 are removed, as in the released code.
         scale: the initial value of all batch-norm scales.
         finetune: the keys of the recipe that fine-tuning changes.
     """
