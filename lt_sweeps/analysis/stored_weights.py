@@ -76,10 +76,11 @@ def weights(root: Path, stage: str, seed: str) -> Weights | None:
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
-    """The masks of a point's tickets, by seed and layer; only for seeds whose ticket is stored."""
+    """The masks of a point's tickets, by seed and layer; only for seeds whose mask is stored."""
     rows = {seed: found[1] for seed in curve.seeds if (found := _row(curve, point, seed))}
     tickets = {seed: weights(root, row.stage, seed) for seed, row in rows.items()}
-    return {seed: ticket.kept for seed, ticket in tickets.items() if ticket is not None}
+    # The ticket of a network that was only scored has metrics and no tensors.
+    return {seed: ticket.kept for seed, ticket in tickets.items() if ticket and ticket.kept}
 
 
 def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, MaskChances]:

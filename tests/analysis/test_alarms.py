@@ -16,6 +16,8 @@ from lt_sweeps.analysis.alarms import raised_alarms
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import Analysis, analyses
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.reporting.figures.figure import NotDrawn
+from lt_sweeps.reporting.figures.mask_overlap import overlap_figures
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.storage.record import ALL_DIVERGED
 
@@ -135,6 +137,20 @@ def test_equal_masks_of_different_criteria_are_named(
     assert [line.partition(" keep ")[2] for line in lines] == [
         "the same weights at their first level (1 of 1 seeds)."
     ]
+
+
+def test_networks_without_a_stored_mask_are_not_compared(
+    cell: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each two criteria of a supermask sweep were said to keep the same weights."""
+    kinds = (f"lt_sweeps.sparsity.criteria.{name}" for name in ("large_final", "random"))
+    method = {"_target_": "lt_sweeps.plan.methods.supermask"}
+    run(*(cell(mask_criterion={"_target_": kind}, method=method) for kind in kinds))
+    one = analysis(tmp_path / "results")
+    assert len(one.curves) == 2 and one.curves[0].points[-1].pruned
+    assert not [line for line in raised_alarms(one) if " keep " in line]
+    with pytest.raises(NotDrawn, match="the store lacks the masks"):
+        overlap_figures(one)
 
 
 def test_a_sweep_in_which_every_replicate_diverged_fails(
