@@ -373,7 +373,7 @@ def test_two_seeds_against_more_are_counted_and_shown_equivalent_to_nothing(
     line(sweep, "movement", [0.9], seeds=2, spread=0.0001)
     one = sweep.analysis(baseline="large_final", equivalence=0.9)
     assert [verdict.words(0.05) for verdict in one.verdicts] == [("undecided",)]
-    assert "1 compare a line of two seeds with" in " ".join(caveats(one.verdicts, one.layout))
+    assert "tests compare a line of two seeds with" in " ".join(caveats(one.verdicts, one.layout))
 
 
 def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(

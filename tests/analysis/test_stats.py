@@ -152,6 +152,17 @@ def test_equivalence_is_tested_where_welchs_test_errs_in_less_than_6_percent_of_
     assert math.isnan(found.p_equivalent) == found.is_uneven == (wrong > 0.061)
 
 
+def test_welchs_p_for_two_replicates_against_more_errs_as_reports_say() -> None:
+    """A report said that such a p could be too small by half, which holds only near 0.05."""
+    rng, wrong = np.random.default_rng(0), np.zeros(2)
+    other = rng.normal(size=(100_000, 20))
+    for spread_of_one in (0.7, 1.0, 1.5, 2.0, 4.0, 10.0):
+        one = spread_of_one * rng.normal(size=(100_000, 2))
+        p = stats.ttest_ind(one, other, axis=1, equal_var=False)[1]
+        wrong = np.maximum(wrong, [(p < 0.05).mean(), (p < 0.001).mean()])
+    assert wrong == pytest.approx([0.12, 0.05], abs=0.006)
+
+
 def test_the_exact_test_counts_arrangements() -> None:
     # of C(4, 2) = 6 ways to label, the one seen and its mirror are the most extreme: 2 / 6
     found = compared([3.0, 4.0], [1.0, 2.0], paired=False)
