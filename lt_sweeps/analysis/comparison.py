@@ -82,13 +82,7 @@ class SweepComparison(Analysis):
             one.layout,
             title=one.layout.title or f"{both.name} ({what or 'the configs are equal'})",
             figures=one.layout.figures or ["curves", "endpoints"],
-            # These keys name lines of one sweep, so they have no meaning in a figure of both.
-            labels={},
-            baseline=None,
-            tested=None,
-            pairs=[],
-            control=None,
-            highlight=None,
+            labels={},  # they name the lines of one sweep; `_named` names those of both
         )
         return SweepComparison(both, layout, one, other, tuple(by))
 

@@ -32,7 +32,8 @@ example: lt-sweeps report my_sweep baseline=random band=ci""",
 usage: lt-sweeps compare A B [by=KEY,KEY] [root=results] [out=DIR] [KEY=VALUE]
 Subtracts B from A, level by level, and tests the differences. A and B are sweeps or cells
 (runs/SIGNATURE) that differ in one option or key, or in those that `by` names.
-KEY: one of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line
+KEY: one of conf/report/_keys.yaml: metrics=[test_accuracy] margin=2% family=line, but none that
+gives lines a role (baseline, tested, pairs, control, highlight): B is the baseline of A
 example: lt-sweeps compare with_sgd with_adam metrics=[test_accuracy]""",
     "paper": """\
 usage: lt-sweeps paper NAME [root=results] [out=DIR] [quick=true]

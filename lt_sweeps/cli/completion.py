@@ -18,7 +18,7 @@ from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.config.keys import GROUPS, KEEPS, PRECISIONS
 from lt_sweeps.config.option_files import option_names
 from lt_sweeps.config.papers import paper_names
-from lt_sweeps.config.report_config import FIGURES
+from lt_sweeps.config.report_config import FIGURES, ROLES
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -97,6 +97,8 @@ def _words(
     words = dict(VERB_WORDS[verb])
     if verb == "report":
         words |= {"figures": (*FIGURES, *option_names("figure", config_dir))}
+    elif verb == "compare":
+        words = {key: values for key, values in words.items() if key not in ROLES}
     elif verb == "export":
         words |= {"form": tuple(option_names("export_form", config_dir))}
     elif verb == "resume":

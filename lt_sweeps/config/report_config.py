@@ -59,6 +59,8 @@ REPORT_FILES = (
 """The other files of a report: no figure may have one of these names."""
 FIGURE_GETS = ("analysis", "records")
 """The arguments that the framework passes to a user-defined figure if it names them."""
+ROLES = ("baseline", "tested", "pairs", "control", "highlight")
+"""The keys that give lines of one sweep a role. `compare` gives the lines their roles itself."""
 BANDS = {
     "range": "range over seeds",
     "sd": "± 1 standard deviation over seeds",

@@ -23,7 +23,8 @@ from lt_sweeps.analysis.significance import Pair, Verdict
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.config.quantities import fixed
-from lt_sweeps.config.report_config import layout
+from lt_sweeps.config.report_config import ROLES, layout
+from lt_sweeps.config.spelling import listed
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import new_table, print_tables
@@ -47,11 +48,16 @@ def compare_sweeps(
     keys of `report`. Returns the tests.
 
     Raises: ValueError: one side has no records, `by` names a key that neither side has, the sides
-        differ in several keys that `by` does not all name, they share no curve, or an option names
-        a line that neither has.
+        differ in several keys that `by` does not all name, they share no curve, an option labels a
+        line that neither has, or gives a line a role (`ROLES`).
     """
     console = console or Console()
     config = layout(options)
+    if idle := [f"report.{key}" for key in ROLES if getattr(config, key)]:
+        raise ValueError(
+            f"compare: {listed(idle)} would have no effect: each line of the first is tested "
+            "against the line of the second that matches it"
+        )
     metrics = set(config.metrics)
     sides = [Analysis(read_results(path, metrics=metrics), config) for path in (one, other)]
     for side in sides:

@@ -15,6 +15,7 @@ from scipy import stats
 from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.endpoint_tests import PER_RUN
 from lt_sweeps.cli.command_line import main
+from lt_sweeps.config.report_config import ROLES
 from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
 NOISE = (0.000, 0.002, -0.001, 0.003)
@@ -249,12 +250,9 @@ def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_p
     [
         ({"labels": {"movment": "m"}}, "labels: no line .* `movment`; did you mean `movement`"),
         ({"labels": {"recipe.lr=0.2": "s"}}, "report.labels: no line is called `recipe.lr=0.2`"),
-        ({"baseline": "none_such"}, "report.baseline: no line is called `none_such`"),
-        ({"highlight": ["none_such"]}, "report.highlight: no line is called `none_such`"),
-        ({"pairs": [["movement", "x"]]}, "report.pairs: no line is called `x`"),
     ],
 )
-def test_a_typed_line_must_be_on_one_of_the_sides(
+def test_a_labelled_line_must_be_on_one_of_the_sides(
     tmp_path: Path, typed: dict[str, Any], said: str
 ) -> None:
     one = made(tmp_path, "slow", {"movement": 0.8}, recipe__lr=0.1)
@@ -263,6 +261,29 @@ def test_a_typed_line_must_be_on_one_of_the_sides(
         compared(one, other, **typed)
     _, text = compared(one, other, labels={"random": "chance", "recipe.lr=0.3": "quick"})
     assert "movement, quick" in text and "only in fast: chance" in text
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        {"baseline": "random"},
+        {"tested": ["random"]},
+        {"pairs": [["movement", "random"]]},
+        {"control": "random"},
+        {"highlight": ["random"]},
+    ],
+)
+def test_a_role_that_a_comparison_does_not_give_is_refused(
+    tmp_path: Path, typed: dict[str, Any]
+) -> None:
+    one, other = (
+        made(tmp_path, name, {"movement": 0.8, "random": 0.7}, recipe__lr=lr)
+        for name, lr in (("slow", 0.1), ("fast", 0.3))
+    )
+    (key,) = typed
+    assert key in ROLES
+    with pytest.raises(ValueError, match=f"compare: report.{key} would have no effect: each line"):
+        compared(one, other, **typed)
 
 
 def test_two_networks_are_drawn_in_one_panel(tmp_path: Path) -> None:
