@@ -25,7 +25,8 @@ from lt_sweeps.analysis.stored_weights import (
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.reporting.figures.layer_survival import layer_figures
 from lt_sweeps.reporting.figures.mask_overlap import _chance_sentence, chance_overlap, jaccard
-from lt_sweeps.reporting.figures.weight_plane import plane_figures
+from lt_sweeps.reporting.figures.style import wrapped_title
+from lt_sweeps.reporting.figures.weight_plane import _draw, plane_figures
 from lt_sweeps.reporting.sweep_report import report
 from lt_sweeps.sparsity.sparsifiers.hard_concrete import open_chance as chance_of_gate
 
@@ -225,6 +226,17 @@ def test_a_caption_has_the_chance_levels_of_at_most_four_lines() -> None:
         chance = dict(zip(names, chances, strict=True))
         data = pd.DataFrame([{**row, "chance": chance[row["line"]]} for row in rows])
         assert _chance_sentence(data) == said
+
+
+def test_a_title_breaks_before_a_percentage_and_not_within_it(root: Path) -> None:
+    """In `resnet20 on cifar10, 54.3% left`, `54.3%` and `left` were on two lines."""
+    results = read_results(root, metrics=["test_accuracy"])
+    (one,) = analyses(results, {"masks_at": [0.3]}).values()
+    (figure,) = plane_figures(one)
+    panel = "resnet20 on cifar10, 54.3% left"
+    sheet = _draw(pd.concat([figure.data, figure.data.assign(panel=panel)]))
+    assert any("54.3% left" in axes.get_title() for axes in sheet.axes)
+    assert all("54.3% left" in wrapped_title(panel, width) for width in range(12, 40))
 
 
 def test_titles_of_planes_stay_in_their_column(root: Path) -> None:

@@ -140,7 +140,7 @@ def panels_of(
 def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
     """Set titles, small ticks, a pale grid along one axis, and no box around the panel."""
     # Titles are wrapped, because the layout makes no room for a title wider than its panel.
-    lines = [textwrap.fill(line, 40) for line in title.split("\n")]
+    lines = [wrapped_title(line, 40) for line in title.split("\n")]
     axes.set_title(escaped("\n".join(lines)), fontsize=NORMAL)
     axes.set_xlabel(escaped(x), fontsize=NORMAL)
     axes.set_ylabel(escaped(y), fontsize=NORMAL)
@@ -150,6 +150,12 @@ def decorate(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str
     if grid:
         axes.grid(axis=grid, color=PALE, linewidth=0.5)  # pyright: ignore[reportArgumentType]
     axes.set_axisbelow(True)
+
+
+def wrapped_title(title: str, width: int) -> str:
+    """Wrap a title to lines of `width` characters, but keep a percentage and `left` together."""
+    together = title.replace("% left", "%\N{NO-BREAK SPACE}left")
+    return textwrap.fill(together, width).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def escaped(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,7 @@ from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting.figures.captions import caption, span_text
 from lt_sweeps.reporting.figures.drawn_levels import panels_at, percents_sentence, stage_ids
 from lt_sweeps.reporting.figures.figure import Figure, NotDrawn
-from lt_sweeps.reporting.figures.style import SMALL, decorate, panels_of
+from lt_sweeps.reporting.figures.style import SMALL, decorate, panels_of, wrapped_title
 
 EDGE, BINS = 3.0, 48  # standard deviations shown to each side, and squares across
 
@@ -88,7 +87,7 @@ def _draw(data: pd.DataFrame) -> Sheet:
     several = data["panel"].nunique() > 1
     # Wrapped to lines no wider than a third of a page.
     titles = {
-        (panel, line): "\n".join(textwrap.fill(t, 30) for t in (line, panel)[: 1 + several])
+        (panel, line): "\n".join(wrapped_title(t, 30) for t in (line, panel)[: 1 + several])
         for panel, line in data[["panel", "line"]].drop_duplicates().to_numpy().tolist()
     }
     height = 2.18 + 0.12 * max(title.count("\n") + 1 for title in titles.values())
