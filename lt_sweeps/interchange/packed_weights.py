@@ -46,8 +46,9 @@ def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
     if len(reasons) == len(ticket.mask):
         name, reason = next(iter(reasons.items()))
         raise ValueError(
-            f"export: form semi_structured: no weight can be packed; {name}: {reason}; "
-            "hint: mask_criterion.granularity=2:4"
+            f"export: form semi_structured: no weight can be packed; {name}: {reason}; give a "
+            f"matrix of a multiple of [{_ROWS}, {_COLUMNS}] with at most 2 of 4 inputs left, as "
+            "after mask_criterion.granularity=2:4"
         )
     for name, reason in reasons.items():
         print(f"dense: {name}: {reason}")
