@@ -153,9 +153,9 @@ def _composition(error: HydraException) -> str:
         return _unknown_key(key[1] if key else str(cause.full_key), cause)
     if matched := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         group = matched[1] or matched[2]
-        return f"{group}: has an option; replace it without a plus: {group}=OPTION"
+        return f"{group}: already has an option; replace it without a plus: {group}=OPTION"
     if matched := re.search(r"An item is already at '(.+?)'", text):
-        return f"+{matched[1]}: is there already; write {matched[1]}=VALUE without a plus"
+        return f"+{matched[1]}: this key exists already; write {matched[1]}=VALUE without a plus"
     if matched := re.search(r"Could not delete from config\. '(.+?)' does not exist", text):
         return f"~{matched[1]}: no such key"
     if "@experiment." in text:

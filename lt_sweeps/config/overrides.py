@@ -72,7 +72,7 @@ def _axis(override: Override, groups: Collection[str]) -> Axis:
             continue
         if numbers.setdefault(value, value) is not value:
             raise ValueError(
-                f"{key}: {numbers[value]} and {value} are the same number; each value once"
+                f"{key}: {numbers[value]} and {value} are the same number; give each value once"
             )
     changes = override.type is OverrideType.CHANGE and not is_group(key, groups)
     settable = changes and "[" not in key
@@ -97,5 +97,5 @@ def _values(override: Override, key: str) -> list[str]:
         raise ValueError(f"{key}: {override.get_value_string()} is empty; give at least one value")
     if twice := [value for value, count in Counter(values).items() if count > 1]:
         noun = "seed" if key == "seed" else "value"
-        raise ValueError(f"{key}: {twice[0]} given twice; each {noun} once")
+        raise ValueError(f"{key}: {twice[0]} given twice; give each {noun} once")
     return values

@@ -46,7 +46,7 @@ class Pretrained:
         places = {"torchvision": _torchvision, "timm": _timm}
         path = places[library](name) if library in places else Path(said)
         if not path.is_file():
-            raise ValueError(f"{_WHERE}: `{path}` is no file; give {FORMS}")
+            raise ValueError(f"{_WHERE}: `{path}` is not a file; give {FORMS}")
         return cls(said, path, files_named({_WHERE: str(path)})[_WHERE])
 
     def read(self) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def _read(path: Path, sha256: str) -> Mapping[str, Tensor]:
     while isinstance(content, Mapping) and (inner := [n for n in _WITHIN if n in content]):
         content = content[inner[0]]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{_WHERE}: `{path}` holds a {type(content).__name__}, no `state_dict`")
+        raise ValueError(f"{_WHERE}: `{path}` holds a {type(content).__name__}, not a `state_dict`")
     ours = (MASK, OPTIMIZER, LEARNED)  # name prefixes of a ticket's other tensors
     named = {str(n).removeprefix("module."): t for n, t in content.items()}
     if any(name.startswith(LEARNED) for name in named):

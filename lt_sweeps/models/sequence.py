@@ -35,7 +35,7 @@ class Transformer(nn.Module):
             shape = list(input_shape)
             raise ValueError(f"Transformer: got inputs of {shape}; give [T] tokens: dataset=text")
         if width % heads:
-            raise ValueError(f"Transformer: width={width} is no multiple of heads={heads}")
+            raise ValueError(f"Transformer: width={width} is not a multiple of heads={heads}")
         self.tokens = nn.Embedding(classes, width)
         self.places = nn.Embedding(input_shape[0], width)
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))

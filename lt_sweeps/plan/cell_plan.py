@@ -106,9 +106,9 @@ def _check_keys(config: Config) -> None:
             near = nearest(key, _KEYS) or ";"
             raise ValueError(f"{key}: unknown key{near} keys: {', '.join(sorted(_KEYS))}")
     if missing := [key for key in _NEEDED if key not in config]:
-        raise ValueError(f"{missing[0]}: it cannot be left out")
+        raise ValueError(f"{missing[0]}: missing; every config has this key")
     if config["report_at"] not in ("best", "end"):
-        raise ValueError(f"report_at: {config['report_at']!r}; it is `best` or `end`")
+        raise ValueError(f"report_at: got {config['report_at']!r}; give best or end")
 
 
 def _labels(cell: Cell) -> dict[str, str | None]:

@@ -37,7 +37,7 @@ def make_optimizer(
     except Exception as error:  # user-defined, or called with wrong arguments
         raise ValueError(f"{where} cannot be made: {told_by(error)}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"{where} is no torch.optim.Optimizer")
+        raise ValueError(f"{where} is not a torch.optim.Optimizer")
     for group in optimizer.param_groups:  # the class may call its argument differently
         if weight_decay is not None and "weight_decay" in group:
             group["weight_decay"] = weight_decay
@@ -104,8 +104,8 @@ def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
                     for name, grad in own.items()
                 ):
                     raise ValueError(
-                        f"{where} gives new tensors, which nothing uses; change the gradients in "
-                        "place, for example by `grad.clamp_(...)` or `grad.copy_(...)`"
+                        f"{where} returns new tensors, which have no effect; change the gradients "
+                        "in place, for example by `grad.clamp_(...)` or `grad.copy_(...)`"
                     )
                 clipped += grads.values()
         first = first or clipped

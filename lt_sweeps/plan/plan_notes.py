@@ -61,7 +61,7 @@ def _untaken(cells: Sequence[Planned]) -> Iterator[str]:
         options = {cell.cell.choices.get(group) for cell in cells}
         if cells[0].labels.get(group) is None and len(options) > 1:
             folded.add(group)
-            yield f"{method} takes no {group}: one line instead of {len(options)}"
+            yield f"{method} takes no {group}, so its {len(options)} options give the same line"
     if not folded:
         yield from _equal_cells([cell.cell for cell in cells if cell.seed == cells[0].seed])
     for cell in cells:
@@ -73,7 +73,7 @@ def _equal_cells(cells: Sequence[Cell]) -> Iterator[str]:
     words = dict.fromkeys(word for cell in cells for word in cell.overrides)
     differing = [word for word in words if not all(word in cell.overrides for cell in cells)]
     if differing:
-        yield f"{', '.join(differing)} compute the same: one line instead of {len(cells)}"
+        yield f"{', '.join(differing)} compute the same, so they are one line of a report"
 
 
 def _counts_of_groups(cell: Planned) -> Iterator[str]:

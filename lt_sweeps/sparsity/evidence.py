@@ -116,7 +116,8 @@ def _evidence(
     if unknown:
         near = nearest(unknown[0], allowed) or ";"
         raise ValueError(
-            f"{where}: `{call.target}` names evidence {listed(unknown)}{near} it can have "
-            f"{listed(allowed)}; annotate other arguments with their type, such as float"
+            f"{where}: `{call.target}` asks for evidence that it cannot have: "
+            f"{listed(unknown)}{near} it can have {listed(allowed)}; give any other argument its "
+            "type, such as `rate: float`"
         )
     return names

@@ -95,7 +95,7 @@ def sparsities(
 ) -> tuple[Target, ...]:
     """An explicit list of sparsities, one per level; each is per layer or over all layers."""
     if not sparsity:
-        raise ValueError("schedule: sparsity=[]; list at least one")
+        raise ValueError("schedule: sparsity=[]; give at least one sparsity")
     sizes = _sizes(layers, scope)
     targets = [
         Target(scope, tuple(round(n * (1 - checked_sparsity(s))) for n in sizes), float(s))

@@ -152,12 +152,12 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         (["lr=1"], f"lr: unknown key; did you mean `recipe.lr`? keys: {KEYS}"),
         (["sed=1"], f"sed: unknown key; did you mean `seed`? keys: {KEYS}"),
         (["seed.x=1"], "seed.x: unknown key; seed has no keys"),
-        (["seed=3,3"], "seed: 3 given twice; each seed once"),
-        (["plan", "seed=0,3,1,3"], "seed: 3 given twice; each seed once"),
-        (["reset=keep,keep"], "reset: keep given twice; each value once"),
+        (["seed=3,3"], "seed: 3 given twice; give each seed once"),
+        (["plan", "seed=0,3,1,3"], "seed: 3 given twice; give each seed once"),
+        (["reset=keep,keep"], "reset: keep given twice; give each value once"),
         (
             ["dataset=synthetic", "dataset.noise=0.5,1,1.0"],
-            "dataset.noise: 1 and 1.0 are the same number; each value once",
+            "dataset.noise: 1 and 1.0 are the same number; give each value once",
         ),
         (
             ["seed=interval(0,1)"],
@@ -173,11 +173,11 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
         (["name=${foo}"], "name: Interpolation key 'foo' not found"),
         (
             ["+freeze=zero"],
-            "freeze: has an option; replace it without a plus: freeze=OPTION",
+            "freeze: already has an option; replace it without a plus: freeze=OPTION",
         ),
         (
             ["+freeze=init"],
-            "freeze: has an option; replace it without a plus: freeze=OPTION",
+            "freeze: already has an option; replace it without a plus: freeze=OPTION",
         ),
         (["hydra/launcher=locl"], "hydra/launcher: locl; did you mean `local`? options: *"),
         (

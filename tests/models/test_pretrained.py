@@ -129,7 +129,7 @@ def test_a_file_that_changes_just_before_it_is_read_is_refused(
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"weights": "nowhere.pt"}, "model.weights: `nowhere.pt` is no file; give a file, torch"),
+        ({"weights": "nowhere.pt"}, "model.weights: `nowhere.pt` is not a file; give a file, "),
         ({"weights": 3}, "model.weights: got 3; give a file"),
         ({"weights": "torchvision:resnot"}, "torchvision has no weights 'resnot'"),
         ({"weights": "torchvision:ResNet18_Weights.V9"}, "torchvision has no weights"),

@@ -98,7 +98,7 @@ def test_rows_of_an_image_are_read_from_the_top() -> None:
     ("make", "says"),
     [
         (lambda: Transformer((1, 8, 8), 10), r"inputs of \[1, 8, 8\]; .*: dataset=text"),
-        (lambda: Transformer((8,), 10, heads=5), "width=64 is no multiple of heads=5"),
+        (lambda: Transformer((8,), 10, heads=5), "width=64 is not a multiple of heads=5"),
         (lambda: Recurrent((8,), 10), r"\[8\] and vocabulary=None; give \[T\] tokens with"),
         (
             lambda: Recurrent((1, 8, 8), 10, vocabulary=9),

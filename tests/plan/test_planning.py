@@ -74,7 +74,7 @@ def test_a_plan_says_what_a_method_does_not_take(cell: Make) -> None:
     ]
     assert plan(cells).notes == (
         "imp takes no method.every",
-        "dense takes no mask_criterion: one line instead of 3",
+        "dense takes no mask_criterion, so its 3 options give the same line",
     )
 
 
@@ -86,7 +86,9 @@ def test_a_plan_says_which_words_compute_the_same(cell: Make) -> None:
         for s in (0, 1)
         for to in ("0it", "1ep")
     ]
-    assert plan(cells).notes == ("to=0it, to=1ep compute the same: one line instead of 2",)
+    assert plan(cells).notes == (
+        "to=0it, to=1ep compute the same, so they are one line of a report",
+    )
     assert plan(cells[::2]).notes == ()
 
 

@@ -204,7 +204,7 @@ def listed(init: Init, recipe: Any) -> list[Train]:
         ),
         ({"schedule__levels": None, "schedule__sparsity": 0.0}, "sparsity 0 prunes nothing"),
         ({"scedule": 1}, "scedule: unknown key; did you mean `schedule`"),
-        ({"report_at": "test"}, "report_at: 'test'; it is `best` or `end`"),
+        ({"report_at": "test"}, "report_at: got 'test'; give best or end"),
         ({"seed": "abc"}, "seed: got 'abc'; give a whole number"),
         ({"seeds": {"data": 3}}, "seeds: no role"),
         (

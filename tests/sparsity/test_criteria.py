@@ -141,5 +141,5 @@ def test_an_argument_with_a_default_is_a_key_though_it_has_no_annotation() -> No
 
 
 def test_evidence_that_there_is_not_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"names evidence finl; did you mean `final`\? it can"):
+    with pytest.raises(ValueError, match=r"it cannot have: finl; did you mean `final`\? it can"):
         Criterion.of({"_target_": f"{__name__}.misnamed"})

@@ -161,8 +161,8 @@ def halved(grads: Mapping[str, Tensor]) -> None:
     [
         (by_its_calls, "returns other gradients for the same input when it is called again"),
         (by_the_largest, "returns other gradients for the same input when it is called again"),
-        (into_new_tensors, "gives new tensors, which nothing uses; change the gradients in place"),
-        (by_its_result, "gives new tensors, which nothing uses; change the gradients in place"),
+        (into_new_tensors, "returns new tensors, which have no effect; change the gradients"),
+        (by_its_result, "returns new tensors, which have no effect; change the gradients"),
         (by_chance, "returns other gradients for the same input when it is called again"),
         (by_a_name_that_is_not_there, r"\S*test_gradient_clipping.py:\d+: KeyError: 'head.weight'"),
     ],

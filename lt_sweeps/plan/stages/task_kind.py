@@ -66,7 +66,7 @@ class Metric:
         where = f"task.metrics.{name}"
         better = config.get("better")
         if better not in (None, "lower", "higher"):
-            raise ValueError(f"{where}.better: got {better!r}; it is `lower` or `higher`")
+            raise ValueError(f"{where}.better: got {better!r}; give lower or higher")
         call = _checked_call({k: v for k, v in config.items() if k != "better"}, where)
         marked_lower = bool(getattr(call.function, "lower_is_better", False))
         metric = cls(name, call, marked_lower if better is None else better == "lower")
@@ -122,7 +122,7 @@ class TaskKind:
         names = [metric.name for metric in metrics]
         main = config.get("metric") or next(iter(names), None)
         if main not in names:
-            raise ValueError(f"task.metric: got {main!r}; it is one of {listed(names)}")
+            raise ValueError(f"task.metric: got {main!r}; give one of {listed(names)}")
         loss = _checked_call(config["loss"], "task.loss")
         if loss.args.get("reduction") == "sum":
             raise ValueError(
