@@ -189,7 +189,7 @@ def _checked(
 
     The check is done here, so that it happens once per device: it reads the whole split. With
     `scales`, the inputs are also normalised for training if they then take a small part of the free
-    memory, so that a GPU needs only one kernel to take a batch.
+    memory, so that on a GPU a batch is taken by one kernel.
     """
     check_split(dataset, name, split)
     placed = _placed(split, device)
@@ -203,7 +203,7 @@ def _checked(
 
 
 def _placed(split: Split, device: torch.device) -> Split:
-    """Place a split on the device; inputs that need over a quarter of its free memory stay out."""
+    """Place a split on the device, without inputs that need over a quarter of its free memory."""
     targets = split.targets.to(device)
     fits = split.rows is None
     if fits and device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Image data sets without a download: one ships with scikit-learn, one is drawn at random."""
+"""Image data sets without a download: `digits` of scikit-learn, and random `synthetic` images."""
 
 import gzip
 import hashlib

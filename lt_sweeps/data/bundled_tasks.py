@@ -1,4 +1,4 @@
-"""Data sets without a download for tasks other than image classes: a table, and a text."""
+"""Data sets without a download for tasks other than image classification: a table and a text."""
 
 import hashlib
 from functools import partial

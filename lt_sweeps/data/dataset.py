@@ -64,7 +64,7 @@ class Dataset:
     fingerprint: str = ""
     outputs: int = 0
     input_dtype: torch.dtype = torch.float32
-    lacks: Callable[[], str] = str  # says what `prepare` must fetch, and if it can; "": nothing
+    lacks: Callable[[], str] = str  # what `prepare` has to download, as a sentence; "" if nothing
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))  # a list has no hash

@@ -49,8 +49,8 @@ class DecodedImages:
         with FileLock(f"{self.cache}.lock"):
             if self._intact():
                 return
-            # The file is written, not mapped into memory, because a full disk then raises an error;
-            # with a mapped file the process would get a signal.
+            # The file is written, not mapped into memory: a full disk then raises an error, whereas
+            # with a mapped file a signal would kill the process.
             part = self.cache.with_suffix(".part")
             try:
                 with part.open("wb") as file:

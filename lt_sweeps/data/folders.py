@@ -43,8 +43,8 @@ def image_folder(
     images (a float below 1); by default a fifth for test and a tenth for validation. The images are
     decoded once, into one file under `data_dir`, which may be larger than memory.
 
-    The fingerprint is a hash of the content of all files. It is noted under `data_dir`, and the
-    files are read again only if the size or a time of one of them has changed.
+    The fingerprint is a hash of the names and contents of all files. It is noted under `data_dir`,
+    and the files are read again only if the size or a time of one of them has changed.
 
     Raises:
         ValueError: there are no class folders, a class has no images, or a split does not fit.

@@ -59,8 +59,8 @@ def fingerprint_of(root: Path, files: Sequence[str], known: Path) -> str:
     for file in files:
         content.add(file, content_of(root / file))
     fingerprint, newest = content.hexdigest(), max(max(state[1:]) for state in states) / 1e9
-    # A file that is written again within one tick of the clock keeps its time, so a change would go
-    # unnoticed. The fingerprint of files that were as new as that when they were read is not noted.
+    # A file that is written again within one tick of the clock keeps its time, so the change would
+    # go unnoticed. So the fingerprint is not noted if a file was that new when it was read.
     if began - newest > _CLOCK_SECONDS:
         with suppress(OSError):  # without the note, the files are only read again next time
             note.parent.mkdir(parents=True, exist_ok=True)

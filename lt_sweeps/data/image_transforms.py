@@ -2,8 +2,8 @@
 
 A transform draws from torch's global generators, once per call. So it is called with a single
 image, on that image's device, and the generators are seeded again before each image, with a number
-that is drawn from (seed, epoch, image). So the draws for an image do not depend on the rest of its
-batch, on the pack or on a resume.
+that is drawn from (seed, epoch, image). The draws for an image then do not depend on the rest of
+its batch, on the pack or on a resume.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def read_once(name: str, read: Callable[[], dict[str, Split]]) -> dict[str, Spli
 def place_once(
     split: Split, device: torch.device, form: str, place: Callable[[Split, torch.device], Split]
 ) -> Split:
-    """Return a split on a device; `place` puts it there, once as long as its data set is kept.
+    """Return a split on a device; call `place` only once while this cache keeps its data set.
 
     `form` names how `place` changes the inputs: equal forms mean equal results.
     """

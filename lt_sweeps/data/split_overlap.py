@@ -12,9 +12,9 @@ import numpy as np
 from lt_sweeps.data.dataset import Split
 
 # Published data sets hold a few images twice, and a small data set with few gray values may do so
-# by chance. If two splits share more than this fraction, one was taken from the other by mistake. A
-# table with few distinct rows repeats them within a split as often as between two splits, up to the
-# standard deviation of a count of `size` draws.
+# by chance. If two splits share more than this fraction, one was taken from the other by mistake.
+# An exception is a table with few distinct rows: it repeats them within a split as often as between
+# two splits, up to the standard deviation of a count of `size` draws.
 _BY_CHANCE = 0.02
 _PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
