@@ -41,7 +41,7 @@ _IDX_MD5 = {
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }
-# The shape of an image, the number of classes, the number of images to train and validate on.
+# The shape of an image, the number of classes, the number of images of train and val together.
 _IDX, _CIFAR10, _CIFAR100 = (
     ((1, 28, 28), 10, 60_000),
     ((3, 32, 32), 10, 50_000),
@@ -109,7 +109,7 @@ def _downloaded(
     check_size(f"{name}: validation", validation, images - 1)
     if stratified and validation % classes:
         raise ValueError(
-            f"{name}: validation={validation} and stratified; it takes a multiple of {classes}"
+            f"{name}: validation={validation}; with stratified=true give a multiple of {classes}"
         )
     files = _Files(name, kind, data_dir)
     draw = partial(_held_out_per_class if stratified else _held_out, validation)

@@ -139,7 +139,7 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: mnist(validation=0), "mnist: validation=0; it takes 1 to 59999 examples"),
         (lambda: cifar10(validation=50_000), "cifar10: validation=50000; it takes 1 to 49999"),
         (lambda: digits(validation=1500), "digits: validation=1500; it takes 1 to 1436 examples"),
-        (lambda: cifar100(validation=50, stratified=True), "it takes a multiple of 100"),
+        (lambda: cifar100(validation=50, stratified=True), "give a multiple of 100"),
         (lambda: synthetic(shape=[8, 8]), r"shape=\[8, 8\]; it takes \[channels, height, width"),
         (lambda: synthetic(test=0), "synthetic: test=0; it takes 1 or more images"),
         (lambda: synthetic(seed=-1), "synthetic: seed=-1; it takes 0 to 4294967295"),

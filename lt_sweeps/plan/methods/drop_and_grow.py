@@ -45,7 +45,7 @@ def rigl(
         )
     if not 0 <= begin < end <= 1:
         raise ValueError(
-            f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end <= 1"
+            f"method: begin={begin:g}, end={end:g}; give fractions, 0 <= begin < end <= 1"
         )
     length = stretched.recipe.length
     sparsifier = RigL(

@@ -34,7 +34,7 @@ def gmp(
     target, length = schedule[-1], recipe.recipe.length
     if not 0 <= begin < end < 1:
         raise ValueError(
-            f"method: begin={begin:g}, end={end:g}; give parts of the recipe, 0 <= begin < end < 1"
+            f"method: begin={begin:g}, end={end:g}; give fractions, 0 <= begin < end < 1"
         )
     first, last = int(begin * length), int(end * length)
     if first == last:
