@@ -167,7 +167,8 @@ class Evaluation:
             if metric.name in self._whole:
                 outputs = torch.cat([part for part, _ in all_batches], 1)
                 y = torch.cat([part for _, part in all_batches])
-                means[index] = torch.stack([_quotient(measured(metric, row, y)) for row in outputs])
+                pairs = (measured(metric, row, y) for row in outputs)
+                means[index] = torch.stack([total / count for total, count in pairs])
             elif finish := getattr(metric.call.function, "then", None):
                 means[index] = finish(means[index])
         return torch.stack([loss, right, same.double(), *means])
@@ -186,10 +187,6 @@ class Evaluation:
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([*parts], dim)
-
-
-def _quotient(pair: Tensor) -> Tensor:
-    return pair[0] / pair[1]
 
 
 def mean_scores(scores: Sequence[Sequence[Score]]) -> list[Score]:

@@ -71,8 +71,8 @@ def waits(func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -
     if name in _COPIES:
         tensors = _tensors((args, kwargs, result))
         # The copy to the device in `torch.tensor` can be seen only by the device of its result.
-        made_on_device = name.startswith("lift") and any(_outside(t) for t in tensors)
-        return made_on_device or len({tensor.device.type for tensor in tensors}) > 1
+        types = {tensor.device.type for tensor in tensors}
+        return len(types) > 1 or (name.startswith("lift") and not types <= {"cpu", "meta"})
     if name in _FILLED:  # if the number to fill in is on the device, the host reads it first
         return isinstance(args[-1], Tensor) and args[-1].device == args[0].device
     return name in _INDEXED and _by_mask(args, one_number=name != "index")
@@ -86,10 +86,6 @@ def _storage(tensor: Tensor) -> int:
     """An id of a tensor's storage, equal for all its views; special tensors have an id each."""
     plain = type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
     return tensor.untyped_storage()._cdata if plain else id(tensor)
-
-
-def _outside(tensor: Tensor) -> bool:
-    return tensor.device.type not in ("cpu", "meta")
 
 
 def _by_mask(args: Sequence[Any], *, one_number: bool) -> bool:

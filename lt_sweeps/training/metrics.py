@@ -133,6 +133,7 @@ def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     if outputs.shape != targets.shape:
         raise ValueError(
-            f"outputs are {list(outputs.shape)} and targets {list(targets.shape)}; they must agree"
+            f"outputs have shape {list(outputs.shape)} and targets {list(targets.shape)}; give "
+            "equal shapes"
         )
     return outputs.double() - targets.double()

@@ -40,6 +40,10 @@ def _tried(device: str) -> bool:
         raise  # a smaller stack may fit
     except Exception as error:  # Triton's compiler may raise anything
         line = str(error).strip().partition("\n")[0]
-        _log.warning("Triton fails, so torch's kernels train: %s: %s", type(error).__name__, line)
+        _log.warning(
+            "Triton does not work here, so steps use torch's kernels: %s: %s",
+            type(error).__name__,
+            line,
+        )
         return False
     return True

@@ -223,7 +223,7 @@ class Stack:
 
 @functools.cache  # warn once per process, not for every stack
 def _warn(reason: str) -> None:
-    _log.warning("`auto` takes `loop`: %s", reason)
+    _log.warning("backend=auto uses `loop`: %s", reason)
 
 
 @contextmanager

@@ -272,7 +272,7 @@ def test_auto_takes_the_loop_where_its_own_choice_refuses(
     torch.testing.assert_close(ours.logits(x[0]), loop.logits(x[0]))
     torch.testing.assert_close(ours.loss(x, y), loop.loss(x, y))
     assert ours.backend == "loop" and len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("`auto` takes `loop`: backend: `stacked` needs")
+    assert caplog.messages[0].startswith("backend=auto uses `loop`: backend: `stacked` needs")
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])

@@ -28,6 +28,9 @@ class Folding(Protocol):
     count: int
     name: str  # the backend's name
 
+    def __init__(self, count: int) -> None:
+        self.count = count
+
     def fold(self, x: Tensor) -> Tensor:
         """Fold inputs `[R, B, C, ...]` for the forward pass."""
         ...
@@ -58,9 +61,6 @@ class InBatch(Folding):
     """Folded to `[R * B, C, ...]`: one product for linear layers, others replicate by replicate."""
 
     name = "stacked"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
 
     def fold(self, x: Tensor) -> Tensor:
         return x.flatten(0, 1)
@@ -97,9 +97,6 @@ class InChannels(Folding):
     """
 
     name = "grouped"
-
-    def __init__(self, count: int) -> None:
-        self.count = count
 
     def fold(self, x: Tensor) -> Tensor:
         # Contiguous even if C is 1, for a forward pass that views its images as rows.
