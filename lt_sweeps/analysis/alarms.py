@@ -52,7 +52,7 @@ def _absent_lines(analysis: Analysis) -> Iterator[str]:
     if absent := absent_lines(names, analysis.layout) if names else {}:
         keys = " and ".join(f"report.{key}" for key in absent)
         lines = listed(dict.fromkeys(chain.from_iterable(absent.values())))
-        yield f"Comparisons are left out, because no line is called so: {lines} ({keys})."
+        yield f"Comparisons are left out, because no line has the name {lines} ({keys})."
 
 
 def _unmeasured(analysis: Analysis) -> Iterator[str]:

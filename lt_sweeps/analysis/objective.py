@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.analysis.results import CellResults, read_results
-from lt_sweeps.config.quantities import (
-    Quantity,
-    check_name,
-    is_name,
-    looks_at_test,
-    named,
-    names_of,
-)
+from lt_sweeps.config.quantities import Quantity, check_name, is_name, named, names_of
 from lt_sweeps.config.report_config import layout
 from lt_sweeps.config.spelling import listed
 
@@ -66,12 +59,7 @@ class Objective:
         if self.name not in _ENDPOINTS:
             check_name("objective", self.name, names)
         if self.level is not None and self.level not in levels:
-            raise ValueError(f"objective: {self}; the levels are {listed(sorted(levels))}")
-
-    @property
-    def looks_at_test(self) -> bool:
-        """Whether a search with this objective tunes on the test set."""
-        return looks_at_test(self.name)
+            raise ValueError(f"objective: got {self}; the levels are {listed(sorted(levels))}")
 
     def check_direction(self, said: str, task: Mapping[str, Any] | None) -> None:
         """Compare the sweeper's direction with the direction in which the objective is better.
@@ -122,7 +110,7 @@ class Objective:
             return math.nan
         level = max(levels) if self.level is None else self.level
         if level not in levels:
-            raise ValueError(f"objective: {self}; the levels are {listed(sorted(levels))}")
+            raise ValueError(f"objective: got {self}; the levels are {listed(sorted(levels))}")
         row = levels[level]
         check_name("objective", self.name, row.metric_names)
         return row.value(self.name)

@@ -48,7 +48,10 @@ def conclusions(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         for (panel, says), labels in lines.items()
     ]
     if any(len(v.words(layout.alpha)) > 1 for v in verdicts):
-        sentences.append("A difference can be certain and smaller than the margin: that is both.")
+        sentences.append(
+            "A level counts as above or below and as equivalent if its difference is certain, but "
+            "smaller than the margin."
+        )
     if any(v.tests > _tests_of_line(v, verdicts) for v in verdicts if _hidden([v], layout.alpha)):
         fewer = ", tested=[LINE] tests fewer lines" * (layout.baseline is not None)
         sentences.append(

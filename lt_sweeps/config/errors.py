@@ -69,7 +69,7 @@ def complaint(error: BaseException) -> str | None:
             return f"{error.filename}: {error.strerror}"
         case UserWarning() if "is not available" in str(error):  # hydra.searchpath
             return f"{_one_line(error).split('path=')[-1]} hint: hydra.searchpath=[file://DIR]"
-        case ValueError() if _of_ours_or_hydra(error):
+        case ValueError() if _module_of(error) in ("lt_sweeps", "hydra"):
             return str(error)
     return raised_in(error)
 
@@ -240,11 +240,6 @@ def _broken_plugin(error: BaseException) -> str:
                 f"pip uninstall {package}"
             )
     return ""
-
-
-def _of_ours_or_hydra(error: Exception) -> bool:
-    """Whether the frame that raised belongs to this package or to Hydra."""
-    return _module_of(error) in ("lt_sweeps", "hydra")
 
 
 def _module_of(error: BaseException) -> str:

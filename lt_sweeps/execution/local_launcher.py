@@ -38,7 +38,7 @@ from lt_sweeps.tracking.mirror_process import mirrored
 from lt_sweeps.training.arithmetic import Arithmetic
 
 _LINES = 5  # an error names at most this many lines of the report
-_NOT_BEGUN = "not begun, because what they start from failed"
+_NOT_BEGUN = "not started, because an earlier level that they need failed"
 
 
 def launch(cells: Sequence[Cell], *, whole: bool = True, words: Sequence[str] = ()) -> int:
@@ -163,7 +163,7 @@ def _reasons(sweep: SweepFolder, failed: Mapping[UnitName, str]) -> list[str]:
     """One line per reason: the lines of the report, the levels and the seeds that failed."""
     notes, stages = sweep.failures(), sweep.manifest.stages
     lines_of = _lines_of(sweep) if failed else {}
-    # Units that were not begun are grouped: each of their reasons names a different level or seed.
+    # Units that were not started are grouped: each of their reasons names another level or seed.
     begun = {unit for unit in failed if sweep.needs(unit).isdisjoint(failed)}
     alike = {unit: why if unit in begun else _NOT_BEGUN for unit, why in failed.items()}
     lines = []
@@ -237,7 +237,8 @@ def _devices(device: str, workers: int | None) -> tuple[str, ...]:
         return (device,) * (workers or 1)
     if device != "cpu":
         raise ValueError(
-            f"device: {device!r} is not here; there are {listed(['auto', 'cpu', *gpus])}"
+            f"device: got {device!r}, which this machine lacks; there are "
+            f"{listed(['auto', 'cpu', *gpus])}"
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ("cpu",) * (workers or cores or 1)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, read_wri
 from lt_sweeps.config.call import Call
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.keys import SHARED_KEYS
+from lt_sweeps.config.quantities import looks_at_test
 from lt_sweeps.execution.hydra_plugins import CellLauncher, CellSweeper, PlanLauncher, searches
 
 _log = logging.getLogger("lt_sweeps")
@@ -119,7 +120,7 @@ def _check_objective(config: DictConfig) -> None:
         )
     task: Any = OmegaConf.to_container(config.task) if config.get("task") else None
     objective.check_direction(str(getattr(directions[0], "name", directions[0])), task)
-    if objective.looks_at_test:
+    if looks_at_test(objective.name):
         _log.warning(
             "objective: %s: a search that is tuned on the test set reports too good a test "
             "result; val_accuracy keeps the test set for the result",

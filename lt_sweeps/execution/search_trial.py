@@ -53,7 +53,7 @@ def objective_of(cells: Sequence[Cell], *, searched: bool) -> float:
     without = [seed for seed in seeds if not math.isfinite(values.get(seed, math.nan))]
     if searched and without:
         raise FailedTrial(
-            f"objective: {objective} is no number for seed {', '.join(without)}: the training "
-            "diverged, or did not measure it"
+            f"objective: {objective} has no finite value for seed {', '.join(without)}: the "
+            "training diverged, or did not measure it"
         )
     return value

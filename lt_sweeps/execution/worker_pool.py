@@ -220,7 +220,7 @@ class Workers:
         elif len(members) > 1:
             say(
                 f"{job.pack.name}: {job.reason()}; its {len(members)} trainings are tried again in "
-                "two halves; you need not act: the end of the run names what fails alone"
+                "two halves; you need not act: the end of the run names each one that fails alone"
             )
             self.queue[:0] = patiently("splitting a pack", lambda: self.sweep.halve(job.pack))
         else:
@@ -264,7 +264,7 @@ class Workers:
             broken = sorted(self.sweep.needs(unit) & self.failed.keys())
             if broken:
                 level = self.sweep.manifest.stages[broken[0][0]].level
-                reason = f"not begun: it needs level {level} of seed {broken[0][1]}, which failed"
+                reason = f"not started: it needs level {level} of seed {broken[0][1]}, which failed"
                 self._fail(pack, [unit], reason)
             if unit not in self.failed:
                 kept.append(unit)

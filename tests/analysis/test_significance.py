@@ -127,7 +127,7 @@ def test_a_comparison_without_its_line_is_never_left_out_silently(sweep: FakeSwe
     one = sweep.analysis(**keys, tested=["random"], pairs=[["random", "moved"]], control="IMP")
     assert one.all_verdicts == []
     assert (
-        "Comparisons are left out, because no line is called so: IMP, moved (report.baseline and "
+        "Comparisons are left out, because no line has the name IMP, moved (report.baseline and "
         "report.control and report.pairs)." in raised_alarms(one)
     )
 

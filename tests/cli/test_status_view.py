@@ -171,7 +171,7 @@ def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFo
     log.write_text("Traceback:\nRuntimeError: no such luck; not begun\n")
     sweep.fail(pack.units[1], "RuntimeError: no such luck; not begun", pack.name)
     for other in later:
-        sweep.fail(other.units[1], "not begun: it needs level 0 of seed 1", other.name)
+        sweep.fail(other.units[1], "not started: it needs level 0 of seed 1", other.name)
     found, text = said(sweep)
     assert found == BROKEN
     assert "failed: cell 1 (model mask_criterion, seed 1) at level 0" in text

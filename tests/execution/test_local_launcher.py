@@ -252,8 +252,10 @@ def test_a_failing_cell_of_a_stack_ends_alone(
     assert status == 1
     assert "4 stacked" not in err and "trainings are tried again in two halves" in err
     assert "level 1 of seed 0, 1: RuntimeError: no such luck" in err
-    (line,) = (line for line in err.splitlines() if ": not begun, " in line)
-    assert line.endswith("level 2 of seed 0, 1: not begun, because what they start from failed")
+    (line,) = (line for line in err.splitlines() if ": not started, " in line)
+    assert line.endswith(
+        "level 2 of seed 0, 1: not started, because an earlier level that they need failed"
+    )
     assert len(list(root.glob("runs/*/*/DONE"))) == 2
     status, out, _ = command_line("status", str(next(root.glob("sweeps/*"))))
     assert status == 1 and "RuntimeError: no such luck" in out

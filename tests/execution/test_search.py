@@ -103,19 +103,22 @@ def test_a_trial_without_a_number_is_one_line(
     diverges = ("recipe.optimizer=sgd", "recipe.weight_decay=1e30")
     assert search(*diverges, "+hydra.sweeper.batch=3") == 1
     error = capsys.readouterr().err
-    assert "error: objective: val_metric is no number for seed 0: the training diverged" in error
+    assert (
+        "error: objective: val_metric has no finite value for seed 0: the training diverged"
+        in error
+    )
     assert "Traceback" not in error
     assert search(*diverges, "+hydra.sweeper.failures=true") == 0
     (said,) = set(StrangeSweeper.told.values())
     assert str(said).startswith(
-        "objective: val_metric is no number for seed 0: the training diverged"
+        "objective: val_metric has no finite value for seed 0: the training diverged"
     )
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("val_accuracy@9", "error: objective: val_accuracy@9; the levels are 0, 1, 2"),
+        ("val_accuracy@9", "error: objective: got val_accuracy@9; the levels are 0, 1, 2"),
         ("val_acuracy", "objective: got 'val_acuracy'; did you mean `val_accuracy`? give one of"),
     ],
 )
@@ -242,7 +245,7 @@ def test_the_jobs_of_a_foreign_launcher_are_one_sweep_with_one_report(
     assert ended == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED] * 2
     shown = capsys.readouterr()
     assert shown.out.count("index.html") == 1
-    assert "error: objective: val_accuracy@2; the levels are 0, 1" in shown.err
+    assert "error: objective: got val_accuracy@2; the levels are 0, 1" in shown.err
     (folder,) = (tmp_path / "results" / "sweeps").iterdir()
     cells = SweepFolder(folder).manifest.cells
     found = [(c.config["schedule"]["levels"], c.config["recipe"]["lr"]) for c in cells]

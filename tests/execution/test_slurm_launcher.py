@@ -63,9 +63,13 @@ def test_a_profile_says_how_cells_become_jobs(
         ((), None, None),
         (("processes=5",), "too few: a job trains 5 packs at once with a thread each", None),
         (("gpus=2", "processes=2", "cpus=3"), "too few: a job trains 4 packs at once", None),
-        (("gpus=0",), "too many: a job trains 1 pack at once with a thread each and asks", None),
+        (
+            ("gpus=0",),
+            "too many: a job trains 1 pack at once with a thread each and requests",
+            None,
+        ),
         (("gpus=0", "processes=4"), None, None),
-        (("cpus=1", "gpus=a100:2", "device=cpu"), None, "unused: device=cpu, and a job asks for a"),
+        (("cpus=1", "gpus=a100:2", "device=cpu"), None, "unused: device=cpu, and a job requests a"),
     ],
 )
 def test_cpus_and_gpus_that_a_job_does_not_use_or_lacks_are_said(

@@ -117,11 +117,11 @@ class _Jobs:
         cpus, said = self.profile.cpus, dict[str, str]()
         packs = f"{self.workers} pack{'s' if self.workers > 1 else ''} at once with a thread each"
         if self.workers > cpus:
-            said["CPUs"] = f"too few: a job trains {packs} and asks for {cpus}; they take turns"
+            said["CPUs"] = f"too few: a job trains {packs} and requests {cpus}; they take turns"
         elif self.device == "cpu" and self.workers < cpus:
-            said["CPUs"] = f"too many: a job trains {packs} and asks for {cpus}; see processes"
+            said["CPUs"] = f"too many: a job trains {packs} and requests {cpus}; see processes"
         if self.device == "cpu" and self.profile.gpu_count:
-            said["GPUs"] = f"unused: device=cpu, and a job asks for {self.profile.gpus}; see gpus"
+            said["GPUs"] = f"unused: device=cpu, and a job requests {self.profile.gpus}; see gpus"
         return said
 
     def submit(self) -> int:
