@@ -22,10 +22,10 @@ The same OVERRIDES without `plan` run the sweep; `lt-sweeps --help` lists them.
 example: lt-sweeps plan mask_criterion=large_final,random 'seed=range(5)'""",
     "report": """\
 usage: lt-sweeps report PATH|SWEEP [--check] [root=results] [out=DIR] [layout=FILE.yaml] [KEY=VALUE]
-Writes the tables, CSV files, figures and the page of a sweep, from its records alone.
+Writes the tables, CSV files, figures and the page of a sweep or a whole root; trains nothing.
 KEY: one of conf/report/_keys.yaml: band=ci baseline=random metrics=[test_accuracy] figures=[curves]
---check writes nothing; it fails if the data behind a figure has changed
-your own figures: --config-dir DIR with figures=[curves,NAME] draws DIR/figure/NAME.yaml;
+--check writes nothing; exit status 1 if the data behind a figure or table have changed
+--config-dir DIR: the folder with your own figures; figures=[curves,NAME] draws DIR/figure/NAME.yaml
 trust=MODULE allows your own figures that the config of the sweep names
 example: lt-sweeps report my_sweep baseline=random band=ci""",
     "compare": """\
@@ -55,7 +55,7 @@ example: lt-sweeps logs my_sweep "random seed 0\"""",
     "resume": """\
 usage: lt-sweeps resume SWEEP [root=results trust=MODULE,...] [KEY=VALUE of the launcher: time=480]
 Runs or submits exactly the missing trainings of a sweep, as they were planned.
-your own functions run only from the modules that trust=MODULE names
+trust=MODULE: the modules whose functions may run, if the sweep uses your own
 example: lt-sweeps resume my_sweep trust=mylab""",
     "cancel": """\
 usage: lt-sweeps cancel SWEEP [root=results]
@@ -76,8 +76,9 @@ usage: lt-sweeps export SWEEP|ROOT [root=results out=DIR effective=true trust=MO
        speed=false batch=256 n=15]
        lt-sweeps export TICKET [form=state_dict|prune|sparse|compact|semi_structured
        at=reported|end out=FILE.pt]
-Writes tidy tables for other tools; or a ticket (ROOT/tickets/STAGE/SEED.safetensors) as weights,
-masks or sparse tensors for torch, as a smaller dense network, or packed as 2:4.
+Writes tidy tables of a sweep, for other tools. Or it writes one ticket, which is the file
+ROOT/tickets/STAGE/SEED.safetensors: as weights, masks or sparse tensors for torch, as a smaller
+dense network, or packed as 2:4.
 at=reported: the weights whose accuracy is reported; at=end: the weights at the end of training
 speed=true measures the speed of the smaller networks on this machine
 --config-dir DIR: the folder with your own form, DIR/export_form/NAME.yaml
@@ -99,7 +100,7 @@ example: lt-sweeps prune-store results keep=reported""",
 usage: lt-sweeps import KIND PATH [root=results name=NAME model=fc ...]
 KIND PATH: open_lth FOLDER
            mask FILE.safetensors [seed=0 level=1 test_accuracy=0.97 ...]
-           mcgill FILE.csv [method=supermask ...], runs to `compare` with ours
+           mcgill FILE.csv [method=supermask ...]  (a published reproduction, to `compare` with)
 Imports other people's results as a sweep of ours, which every other command accepts.
 --config-dir DIR: the folder with your own importer, DIR/importer/NAME.yaml
 example: lt-sweeps import open_lth open_lth_data/lottery_1234 name=theirs""",

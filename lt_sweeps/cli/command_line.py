@@ -261,7 +261,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 def _override(word: str) -> str:
     key, _, value = word.partition("=")
     if not key.strip("+~"):
-        raise Usage(f"{word}: names no key; write KEY=VALUE")
+        raise Usage(f"{word}: the name of a key is missing; write KEY=VALUE")
     if word.startswith("~") and key[1:] in (*GROUPS, *MACHINE_KEYS):
         raise ValueError(
             f"{key}: cannot be removed, since every sweep has one; set {key[1:]}=VALUE"

@@ -39,7 +39,7 @@ def _report(given: Arguments) -> int:
     out, layout_file = given.path("out"), given.path("layout")
     if "--check" in given.flags:
         if options or layout_file:
-            raise Usage("report --check: takes only root and out; it checks the last report")
+            raise Usage("report --check: takes only root, out and trust; it checks the last report")
         return 0 if check(given.folder, out=out, trust=trust) else 1
     report(given.folder, out=out, layout_file=layout_file, trust=trust, **options)
     return 0

@@ -69,7 +69,7 @@ def _count(key: str, value: str) -> int | None:
     if value == "all":
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise ValueError(f"audit: {key}={value}; it is a count of trainings, or all")
+        raise ValueError(f"audit: {key}={value}; give a number of trainings, or all")
     return int(value)
 
 

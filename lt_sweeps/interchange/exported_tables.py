@@ -70,7 +70,7 @@ def export_tables(
 
 def _is_true(name: str, text: str) -> bool:
     if text not in ("true", "false"):
-        raise ValueError(f"export: {name}={text}; it is true or false")
+        raise ValueError(f"export: {name}={text}; give true or false")
     return text == "true"
 
 

@@ -41,7 +41,7 @@ def export_ticket(
             f"export: {path} is not a ticket; a ticket is ROOT/tickets/STAGE/SEED.safetensors"
         )
     if at not in ("reported", "end"):
-        raise ValueError(f"export: at={at}; it is reported or end")
+        raise ValueError(f"export: at={at}; give reported or end")
     if moment and at == "end":
         raise ValueError(f"export: at=end, but {path.name} names the moment {moment}")
     # The best weights are stored if a record reports them and they differ from the final weights.

@@ -57,7 +57,7 @@ def import_(
     if name is not None and not is_folder_name(name):
         raise ValueError(f"name: {name!r} cannot name a folder; use letters, digits, . - and _")
     if not path.exists():
-        raise ValueError(f"import: {path} is not there")
+        raise ValueError(f"import: {path} does not exist")
     named = {key: option for key, option in options.items() if key in GROUPS}
     given = {key: yaml_value(key, text) for key, text in options.items() if key not in GROUPS}
     call = Call.of({**read, **given}, where="import", supplied=("path", "choices"))
@@ -92,7 +92,7 @@ def _levels(returned: Any, call: Call) -> tuple[list[ImportedLevel], list[str]]:
             "or a list of them"
         )
     if not levels:
-        raise ValueError(f"import: `{call.target}` found nothing")
+        raise ValueError(f"import: `{call.target}` returned no levels")
     return levels, notes
 
 

@@ -110,7 +110,7 @@ def _reason(weight: Tensor) -> str:
         return "not a linear layer's; torch packs matrices"
     rows, columns = weight.shape
     if rows % _ROWS or columns % _COLUMNS:
-        return f"[{rows}, {columns}] is no multiple of [{_ROWS}, {_COLUMNS}]"
+        return f"[{rows}, {columns}] is not a multiple of [{_ROWS}, {_COLUMNS}]"
     if int(weight.view(rows, -1, 4).count_nonzero(-1).max()) > 2:
         return "more than 2 of 4 inputs are left"
     return ""

@@ -67,7 +67,7 @@ def read_file(path: Path, most: int = -1) -> bytes:
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedFile(path, "no file, but a folder, a pipe or a device")
+            raise DamagedFile(path, "not a file, but a folder, a pipe or a device")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             return file.read(most)
     finally:

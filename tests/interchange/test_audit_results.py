@@ -791,8 +791,8 @@ def test_a_sample_is_as_large_as_it_is_said(sweep: Path, tmp_path: Path) -> None
         (["audit"], "audit: got no name; write lt-sweeps audit SWEEP|ROOT|FILE; "),
         (["audit", "nowhere"], "audit: nowhere; sweeps in results: none"),
         (["audit", "."], "audit: . has no results"),
-        (["audit", ".", "repeat=-1"], "audit: repeat=-1; it is a count of trainings, or all"),
-        (["audit", ".", "sample=many"], "audit: sample=many; it is a count of trainings, or all"),
+        (["audit", ".", "repeat=-1"], "audit: repeat=-1; give a number of trainings, or all"),
+        (["audit", ".", "sample=many"], "audit: sample=many; give a number of trainings, or all"),
         (["audit", ".", "simple=1"], "audit: simple; did you mean `sample`?"),
     ],
 )

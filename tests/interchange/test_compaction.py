@@ -274,7 +274,7 @@ def test_two_networks_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ({"speed": "yes"}, "export: speed=yes; it is true or false"),
+        ({"speed": "yes"}, "export: speed=yes; give true or false"),
         ({"batch": "0"}, "export: batch=0; give a whole number, 1 or more"),
         ({"n": "x"}, "export: n=x; give a whole number, 1 or more"),
     ],

@@ -155,7 +155,7 @@ def test_the_weights_of_a_ticket_are_those_that_are_reported(
         said = {"best": "the weights of the best evaluation", "end": "the weights at the end"}
         assert said[moment] in capsys.readouterr().out
     for words, line in (
-        ([str(end), "at=best"], "export: at=best; it is reported or end"),
+        ([str(end), "at=best"], "export: at=best; give reported or end"),
         ([str(best), "at=end"], "export: at=end, but 0@best.safetensors names the moment best"),
     ):
         assert main(["export", *words]) == 1
@@ -168,7 +168,7 @@ def test_the_weights_of_a_ticket_are_those_that_are_reported(
         ([".", "form=prune"], 1, "export: form=prune is for a ticket; . is a folder"),
         ([".", "at=end"], 1, "export: at=end is for a ticket; . is a folder"),
         (["."], 1, "export: . has no records yet"),
-        ([".", "effective=no"], 1, "export: effective=no; it is true or false"),
+        ([".", "effective=no"], 1, "export: effective=no; give true or false"),
         ([".", "forms=prune"], 2, "export: forms; did you mean `form`? keys:"),
         (["nowhere"], 1, "export: nowhere; sweeps in results: none"),
         (["file.txt"], 1, "export: file.txt is not a ticket"),

@@ -252,7 +252,7 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (["mask", "none.safetensors"], 1, "import: none.safetensors is not there"),
+        (["mask", "none.safetensors"], 1, "import: none.safetensors does not exist"),
         (["mask", "text"], 1, "import: text is not a safetensors file"),
         (["mask", "m.safetensors", "seed=a"], 1, "import.seed: got 'a'; give a whole number"),
         (

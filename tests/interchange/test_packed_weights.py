@@ -40,7 +40,7 @@ def test_it_unpacks_to_the_same_weights_in_half_the_numbers() -> None:
     ("shape", "kept", "reason"),
     [
         ((64, 128), 3, "more than 2 of 4 inputs are left"),
-        ((10, 64), 2, "[10, 64] is no multiple of [32, 64]"),
+        ((10, 64), 2, "[10, 64] is not a multiple of [32, 64]"),
         ((32, 64, 3, 4), 2, "not a linear layer's; torch packs matrices"),
     ],
 )

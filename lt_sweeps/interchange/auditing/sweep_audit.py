@@ -82,7 +82,7 @@ def _with_data(units: Collection[Unit], store: AuditedStore, findings: Findings)
     ]
     here = [unit for unit in measured if unit.stage.training.key in usable]
     for check in ("accuracies", "repeats"):
-        findings.leave_out(check, "its data are not here", len(measured) - len(here))
+        findings.leave_out(check, "its data are not on this machine", len(measured) - len(here))
     return here
 
 

@@ -31,7 +31,7 @@ def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
             findings.leave_out(check, f"what it started from is not stored: {error}")
         return
     except OSError as error:
-        findings.leave_out("criteria", f"its data are not here: {error}")
+        findings.leave_out("criteria", f"its data are not on this machine: {error}")
         return
     if not nested or not _audit_mask(unit, pruned, start, trained, store, findings):
         return

@@ -183,7 +183,7 @@ def _count(text: str) -> int:
     Raises: ValueError: the text is not a count.
     """
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError(f"{shortened(text)} is no count")
+        raise ValueError(f"{shortened(text)} is not a count")
     return int(text)
 
 
