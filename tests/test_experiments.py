@@ -95,7 +95,7 @@ def test_a_net_that_a_preset_does_not_define_is_refused(
     assert "recipe=; it defines " in said and "Traceback" not in said
 
 
-def test_such_a_net_is_planned_as_the_command_line_defines_it(
+def test_a_net_without_presets_is_planned_as_the_command_line_defines_it(
     planned: Callable[..., Plan],
 ) -> None:
     words = ("dataset=digits", "recipe=digits", "seed=0", "mask_criterion=random")
@@ -105,14 +105,14 @@ def test_such_a_net_is_planned_as_the_command_line_defines_it(
     }
 
 
-def test_what_goes_with_a_data_set_does_not_go_with_another(planned: Callable[..., Plan]) -> None:
+def test_keys_for_one_data_set_are_not_used_for_another(planned: Callable[..., Plan]) -> None:
     """CIFAR-10 is normalized for ResNet-20. MNIST has no such key, so its plan used to fail."""
     words = ("dataset=mnist", "seed=0", "mask_criterion=random", "schedule.levels=1")
     (cell,) = planned("experiment=deconstructing/criteria", "model=resnet20", *words).cells
     assert str(cell.last.training.task.call) == "mnist(validation=5000)"
 
 
-def test_a_preset_asks_its_questions_of_lines_that_it_has(preset: tuple[str, Plan]) -> None:
+def test_a_preset_compares_only_lines_that_it_has(preset: tuple[str, Plan]) -> None:
     """A misspelt line name would silently drop a test from the report."""
     name, made = preset
     layout = report_config.layout(made.cells[0].cell.report)
@@ -136,7 +136,7 @@ def test_the_headers_say_what_differs_from_the_released_code() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_title_asks_and_does_not_answer(name: str) -> None:
+def test_a_title_is_a_question_and_has_no_answer(name: str) -> None:
     # What the numbers say is for the report to find, from tests of them.
     preset = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     title = (preset.get("report") or {}).get("title", "?")

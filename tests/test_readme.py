@@ -54,7 +54,7 @@ def planned(command: str, capsys: pytest.CaptureFixture[str], *more: str) -> str
     return re.sub(r"[ \n]+", " ", capsys.readouterr().out)
 
 
-def test_there_are_commands_to_check() -> None:
+def test_the_documents_contain_commands() -> None:
     assert len(PLANNED) >= 25 and len(READING) >= 5 and len(SCRIPTS) >= 15
 
 
@@ -74,7 +74,9 @@ def test_a_command_plans(mylab: Path, capsys: pytest.CaptureFixture[str], comman
 
 
 @pytest.mark.parametrize("command", SHOWING)
-def test_a_command_shows_what_it_says(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_a_command_prints_the_recorded_output(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     assert main(words(command)) == 0
     assert "mask_criterion" in capsys.readouterr().out
 
@@ -147,7 +149,7 @@ def test_a_line_of_prose_fits_into_a_window(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_link_leads_to_a_file_and_a_heading_that_exist(name: str) -> None:
+def test_every_link_leads_to_an_existing_file_and_heading(name: str) -> None:
     prose = BLOCK.sub("", DOCUMENTS[name])
     for link in re.findall(r"\]\(([^)\s]+)\)", prose):
         if link.startswith("https://"):

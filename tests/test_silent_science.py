@@ -194,7 +194,7 @@ FAULTS = (
         "the status is 0 though something failed",
         (
             "execution/test_local_launcher.py::"
-            "test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else",
+            "test_a_crash_fails_its_pack_and_the_packs_that_need_it_and_no_others",
             "execution/test_local_launcher.py::"
             "test_a_sweep_in_which_every_replicate_diverged_fails_each_time",
         ),
@@ -207,7 +207,7 @@ FAULTS = (
             "execution/test_records.py::test_an_emptied_network_is_a_result_that_says_so",
             "sparsity/test_schedules.py::test_an_emptied_layer_is_named",
             "execution/test_records.py::"
-            "test_what_is_pruned_by_weights_that_diverged_counts_as_diverged",
+            "test_a_ticket_pruned_by_diverged_weights_counts_as_diverged",
         ),
         "flagged in the row, or refused when the plan is made",
     ),
@@ -280,7 +280,7 @@ FAULTS = (
         (
             "execution/test_submission.py::test_a_pack_is_worked_on_from_the_manifest_alone",
             "slurm/test_slurm_sweeps.py::"
-            "test_what_is_edited_while_jobs_queue_changes_nothing_in_them",
+            "test_edits_while_jobs_are_queued_change_nothing_in_the_jobs",
             "slurm/test_slurm_sweeps.py::test_data_that_are_edited_while_jobs_queue_are_named",
             "execution/test_loaded_code.py::"
             "test_an_edit_of_the_package_changes_nothing_in_a_sweep_that_runs",

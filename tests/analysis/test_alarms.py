@@ -35,7 +35,7 @@ def arm(sweep: FakeSweep, name: str, accuracies: list[float | None], **options: 
     sweep.cell(name, accuracies=accuracies, choices={"mask_criterion": name}, **options)
 
 
-def test_an_ordinary_sweep_raises_none(sweep: FakeSweep) -> None:
+def test_an_ordinary_sweep_raises_no_alarm(sweep: FakeSweep) -> None:
     arm(sweep, "large_final", [0.9, 0.8, 0.7])
     arm(sweep, "random", [0.9, 0.7, 0.6])
     assert raised_alarms(analysis(sweep.folder)) == []

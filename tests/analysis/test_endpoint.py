@@ -82,7 +82,7 @@ def test_it_is_what_launch_results_interpolates_by_hand(sweep: FakeSweep) -> Non
     assert found_at.sparsity == pytest.approx(0.81, abs=0.005)
 
 
-def test_what_is_worse_is_so_in_any_unit() -> None:
+def test_a_worse_metric_is_worse_in_any_unit() -> None:
     """Tiny squared errors: 2e-10 for dense, up to 3e-10 is within the margin, and 4e-10 is not."""
     at = crossing([(0.0, -2e-10), (0.5, -4e-10)], least=-3e-10)
     assert at.sparsity == pytest.approx(0.25)
@@ -96,7 +96,7 @@ def test_a_loss_of_exactly_the_margin_is_not_shown_to_be_less(sweep: FakeSweep) 
 
 
 @pytest.mark.parametrize(("seeds", "sparsity"), [(2, 0), (4, 0), (5, 0.5)])
-def test_seeds_that_are_all_equal_show_by_their_number_alone_to_be_as_good_as_dense(
+def test_equal_seeds_are_shown_to_match_dense_only_from_five_seeds_on(
     sweep: FakeSweep, seeds: int, sparsity: float
 ) -> None:
     for seed in range(seeds):
@@ -177,7 +177,7 @@ def test_a_ticket_matches_dense_by_as_many_images_whatever_rounding_says(sweep: 
     assert found(sweep)["sparsest_matching"].sparsity == pytest.approx(0.5)
 
 
-def test_of_one_seed_nothing_is_known_of_an_error(sweep: FakeSweep) -> None:
+def test_a_single_seed_has_no_standard_error(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.9, 0.95, 0.9], sparsities=HALVES)
     assert found(sweep)["sparsest_within_error"].ticket is None
 

@@ -205,7 +205,7 @@ def test_a_seed_that_one_side_has_lost_leaves_both_and_is_counted() -> None:
     assert found.difference == pytest.approx((1 + 4) / 2)
 
 
-def test_what_does_not_vary_has_no_t_test() -> None:
+def test_equal_differences_have_no_t_test() -> None:
     same = compared([0.5] * 5, [0.5] * 5)
     assert math.isnan(same.p) and math.isnan(same.p_student) and same.p_exact == 1
     apart = compared([0.5] * 5, [0.4] * 5)

@@ -251,7 +251,7 @@ def test_titles_of_planes_stay_in_their_column(root: Path) -> None:
     assert left.x0 >= 0 and left.x1 < right.x0
 
 
-def test_what_cannot_be_drawn_is_said(root: Path, tmp_path: Path) -> None:
+def test_a_figure_that_cannot_be_drawn_says_why(root: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), record=True, width=160)
     asked = {"figures": ["probabilities", "plane"], "masks_at": [0.99]}
     report(root, out=tmp_path / "out", console=console, **asked)

@@ -37,7 +37,7 @@ print(early, "tickets of an earlier step,", len(differ), "differ")
 """
 
 
-def test_a_wrong_word_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_a_wrong_argument_is_an_error_of_one_line(tmp_path: Path) -> None:
     import_module("lt_sweeps.plan")  # the room of that name does not hide the function
     with pytest.raises(ValueError, match=r"^mask_criterion: magnitud; did you mean .*") as caught:
         lt.plan("mask_criterion=magnitud", f"root={tmp_path}")
@@ -62,7 +62,9 @@ def test_a_word_that_only_a_terminal_takes_is_refused(word: str, message: str) -
         lt.run("seed=0", word)
 
 
-def test_a_run_that_runs_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_dry_run_true_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = SimpleNamespace(stdout=[f"sweep      {tmp_path}\n"], returncode=0)
     monkeypatch.setattr(typed_words, "_started", lambda *words: nullcontext(process))
     with pytest.raises(ValueError, match="^run: with dry_run=true nothing runs; lt.plan shows"):

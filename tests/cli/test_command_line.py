@@ -397,7 +397,7 @@ def test_an_interrupt_says_how_to_go_on(answer: Answer, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("words", ["--help", "plan --help", "--cfg job", "report --help"])
-def test_what_only_prints_needs_no_torch(words: str, tmp_path: Path) -> None:
+def test_commands_that_only_print_need_no_torch(words: str, tmp_path: Path) -> None:
     code = (
         "import sys; from lt_sweeps.cli.command_line import main; status = main(sys.argv[1:]); "
         "assert not {'torch', 'matplotlib', 'pandas'} & set(sys.modules); sys.exit(status)"

@@ -40,13 +40,13 @@ def said(sweep: SweepFolder) -> tuple[int, str]:
     return show_status(SweepFolder(sweep.folder), console), console.export_text()
 
 
-def test_what_nobody_is_at_is_missing(sweep: SweepFolder) -> None:
+def test_a_unit_without_a_worker_a_job_or_a_ticket_is_missing(sweep: SweepFolder) -> None:
     found, text = said(sweep)
     assert found == BROKEN
     assert "mine: 0 of 2 cells done, 6 trainings missing" in text
 
 
-def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
+def test_a_stored_unit_is_done(sweep: SweepFolder) -> None:
     for pack in sweep.packs():
         work_on(sweep, pack, device="cpu")
     found, text = said(sweep)
@@ -54,7 +54,7 @@ def test_what_is_computed_is_done(sweep: SweepFolder) -> None:
     assert "mine: 2 of 2 cells done, 6 trainings done" in text
 
 
-def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
+def test_a_unit_with_a_heartbeat_is_running_and_the_others_are_queued(sweep: SweepFolder) -> None:
     first, second, third = sweep.packs()
     work_on(sweep, first, device="cpu")
     at_work = {second.name: PackAtWork(second.units, step=4)}
@@ -67,7 +67,7 @@ def test_who_works_says_so_and_the_rest_is_queued(sweep: SweepFolder) -> None:
     assert said(sweep)[0] == BROKEN
 
 
-def test_who_has_said_nothing_for_long_is_not_at_work(
+def test_a_worker_without_a_recent_heartbeat_counts_as_dead(
     sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pack, *_) = sweep.packs()
@@ -77,7 +77,7 @@ def test_who_has_said_nothing_for_long_is_not_at_work(
     assert said(sweep)[0] == BROKEN
 
 
-def test_a_submitted_job_is_queued_until_it_says_that_it_ended(
+def test_a_submitted_job_is_queued_until_its_end_is_noted(
     sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm, which could be asked
@@ -111,7 +111,7 @@ def test_a_canary_that_never_began_is_named_before_the_jobs_that_waited_for_it(
     assert [(batch.id, task) for batch, task in status.lost()] == [("8", 0), ("9", 0)]
 
 
-def test_why_jobs_wait_and_what_slurm_did_to_lost_ones_is_said(
+def test_status_says_why_jobs_wait_and_how_slurm_ended_lost_jobs(
     sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [pack.name for pack in sweep.manifest.packs]
@@ -134,7 +134,7 @@ def test_why_jobs_wait_and_what_slurm_did_to_lost_ones_is_said(
     assert "  slurmstepd: error: JOB 7 CANCELLED DUE TO TIME LIMIT" in said(sweep)[1]
 
 
-def test_jobs_that_ended_alike_are_named_together(
+def test_lost_jobs_with_the_same_ending_share_a_line(
     sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "squeue").symlink_to("/bin/true")  # an empty queue

@@ -33,7 +33,7 @@ def of(**arguments) -> Call:
     )
 
 
-def test_passes_what_the_yaml_gives_and_what_the_framework_supplies() -> None:
+def test_a_call_gets_the_arguments_of_the_yaml_and_those_of_the_framework() -> None:
     assert of(rate=0.5)(weights="w", unasked=1) == ("w", 0.5, "layer", 1)
 
 
@@ -82,7 +82,7 @@ def test_a_config_is_a_value_that_tells_1_from_true() -> None:
     assert one == same and hash(one) == hash(same) and one != other
 
 
-def test_what_the_framework_supplies_cannot_be_set() -> None:
+def test_an_argument_that_the_framework_supplies_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="takes no"):
         of(rate=0.1, weights=[1])
 

@@ -138,12 +138,12 @@ def test_options_of_different_groups_are_composed_one_group_at_a_time(
     assert len(composes) <= 1 + 2 + 1 + 1 + 2
 
 
-def test_a_word_replaces_the_sweep_of_the_config(multirun: Multirun) -> None:
+def test_an_override_replaces_the_sweep_of_the_config(multirun: Multirun) -> None:
     assert values(multirun("seed=7"), "seed") == [7, 7, 7]
     assert values(multirun("++seed=7", "mask_criterion=random"), "seed") == [7]
 
 
-def test_m_makes_no_difference(multirun: Multirun) -> None:
+def test_the_flag_m_makes_no_difference(multirun: Multirun) -> None:
     words = ("seed=1,2", "mask_criterion=random")
     assert multirun("-m", *words) == multirun(*words) == multirun(*words, "--multirun")
 
@@ -186,7 +186,7 @@ def test_an_experiment_brings_its_sweep(
     assert values(cells, "experiment") == ["paper/table"] * 2
 
 
-def test_a_word_wins_over_an_experiment(multirun: Multirun, conf: Callable[..., str]) -> None:
+def test_an_override_wins_over_an_experiment(multirun: Multirun, conf: Callable[..., str]) -> None:
     cells = multirun(conf(experiment__x=EXPERIMENT), "experiment=x", "seed=9", "method=imp")
     assert (values(cells, "seed"), values(cells, "method")) == ([9], ["imp"])
 
@@ -226,7 +226,9 @@ def test_a_number_in_the_place_of_a_mapping_is_one_line(
         ({"defaults_for": {"model": {"fc": 3}}}, "defaults_for.model.fc: got 3"),
     ],
 )
-def test_what_a_sweeper_asks_for_is_mappings(spec: dict[str, object], said: str) -> None:
+def test_params_variants_and_defaults_for_must_be_mappings(
+    spec: dict[str, object], said: str
+) -> None:
     with pytest.raises(ValueError, match=f"^hydra.sweeper.{said}; give a mapping$"):
         SweepSpec.of(OmegaConf.create({"hydra": {"sweeper": spec}}))
 
@@ -321,7 +323,7 @@ def test_hydra_leaves_no_folders(multirun: Multirun, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_is_laid_over_those_options_that_take_it(multirun: Multirun) -> None:
+def test_a_key_is_set_only_in_the_options_that_take_it(multirun: Multirun) -> None:
     words = ("mask_criterion=random", "seed=1", "schedule=one_shot", "schedule.sparsity=0.5")
     cells = multirun("method=gmp,imp,rigl", "method.every=50it", "recipe.lr=0.1,0.2", *words)
     every = [cell.config["method"].get("every") for cell in cells]

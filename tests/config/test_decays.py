@@ -75,9 +75,7 @@ def test_a_schedule_counts_with_its_arguments() -> None:
         ({"augment": []}, "recipe.augment: got an empty list"),
     ],
 )
-def test_what_is_no_schedule_clip_or_augmentation_is_refused(
-    keys: dict[str, Any], said: str
-) -> None:
+def test_a_wrong_schedule_clip_or_augmentation_is_refused(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         made(**keys)
 

@@ -54,7 +54,7 @@ def test_a_mapping_chooses_lines_and_renames_them(own: str) -> None:
         ({"file": "deconstructing_criteria", "line": ["random"]}, "did you mean `lines`"),
     ],
 )
-def test_a_mistake_is_answered_with_what_there_is(entry: dict, answer: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_names(entry: dict, answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         layout({"published": [entry]})
 
@@ -72,7 +72,7 @@ def test_a_mistake_is_answered_with_what_there_is(entry: dict, answer: str) -> N
         ("# my notes", "# \xe9", "can't decode byte"),
     ],
 )
-def test_a_table_that_cannot_be_right_is_refused(own: str, old: str, new: str, said: str) -> None:
+def test_a_malformed_table_is_refused(own: str, old: str, new: str, said: str) -> None:
     Path(own).write_bytes(OWN.replace(old, new).encode("latin-1"))
     with pytest.raises(ValueError, match=f"^report.published: .*{said}"):
         layout({"published": [{"file": own}]})

@@ -79,5 +79,5 @@ def test_a_wrong_name_is_answered_with_those_of_the_task() -> None:
         check_name("objective", "val_r3", names)
 
 
-def test_a_number_that_is_none_has_no_worth_above_another() -> None:
+def test_nan_is_not_better_than_any_number() -> None:
     assert math.isnan(PERPLEXITY.worth(math.nan)) and PERPLEXITY.worth(2) > PERPLEXITY.worth(3)

@@ -112,7 +112,7 @@ def test_a_margin_is_compared_with_the_metrics_of_its_own_report(
     Submission(plan([of_loss, cell(seed=1)]), settings(tmp_path, "s"))
 
 
-def test_a_mistake_in_the_layout_is_said_when_the_plan_is_made(cell: Callable[..., Any]) -> None:
+def test_a_mistake_in_the_layout_is_refused_when_the_plan_is_made(cell: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="report: lines_by; .*keys: "):
         plan([replace(cell(), report={"lines_by": []})])
 
@@ -192,7 +192,7 @@ def test_a_line_that_was_typed_must_be_in_the_sweep(
         check_typed(analyses(results, typed).values(), typed)
 
 
-def test_what_only_records_can_tell_is_not_refused(
+def test_a_name_that_only_records_can_confirm_is_not_refused_by_a_plan(
     cell: Callable[..., Any], tmp_path: Path
 ) -> None:
     asked = {"baseline": "of a schedule"}

@@ -9,13 +9,13 @@ from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.config.spelling import listed, paired, unknown
 
 
-def test_a_list_of_nothing_says_so() -> None:
+def test_an_empty_list_is_printed_as_none() -> None:
     assert listed([]) == "none"
     assert listed(["a", 2, None]) == "a, 2, None"
     assert paired({"a": 1, "b": [2, 3]}) == "a: 1, b: [2, 3]"
 
 
-def test_a_key_with_its_group_before_it_is_told_the_key() -> None:
+def test_a_key_with_its_group_in_front_gets_the_right_key_as_a_hint() -> None:
     text = unknown("sync", "tracker.mode", ["group", "mode"], what="keys")
     assert text == "sync: tracker.mode; did you mean `mode`? keys: group, mode"
 

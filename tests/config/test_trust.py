@@ -43,7 +43,7 @@ def test_any_other_function_is_refused(target: object) -> None:
 
 
 @pytest.mark.parametrize("given", [3, [3], "x y"])
-def test_what_names_no_module_is_answered(given: Any) -> None:
+def test_a_value_of_trust_that_is_not_a_list_of_modules_is_refused(given: Any) -> None:
     with pytest.raises(
         ValueError, match="^trust: got .*; give modules: trust=mylab,theirlab.nets$"
     ):
@@ -65,6 +65,6 @@ def test_the_hint_names_all_modules_that_are_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("words", ["my lab", "mylab.", "../mylab", "*"])
-def test_what_is_no_module_cannot_be_trusted(words: str) -> None:
+def test_a_word_that_is_not_a_module_cannot_be_trusted(words: str) -> None:
     with pytest.raises(ValueError, match="trust: got .*; give modules"):
         trusted_modules(words)

@@ -54,7 +54,7 @@ def test_modules_are_found_through_packages_relative_names_functions_and_circles
     assert set(code_behind("lab.crit")) == BEHIND
 
 
-def test_nothing_of_the_user_s_is_run(lab: Path) -> None:
+def test_reading_imports_runs_no_code_of_the_user(lab: Path) -> None:
     (lab / "lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
     assert set(code_behind("lab.crit")) == BEHIND
     assert "lab" not in sys.modules
@@ -72,7 +72,9 @@ def test_nothing_of_the_user_s_is_run(lab: Path) -> None:
         ("lab_named.py", "pass", "print()"),
     ],
 )
-def test_an_edit_of_any_of_them_counts(lab: Path, file: str, old: str, new: str) -> None:
+def test_an_edit_of_any_imported_module_changes_the_hash(
+    lab: Path, file: str, old: str, new: str
+) -> None:
     before = code_behind("lab.crit")
     assert edited(lab / file, old, new) != before
 
@@ -92,7 +94,7 @@ def test_a_comment_or_a_module_that_nothing_imports_does_not_count(
     assert edited(lab / file, old, new) == before
 
 
-def test_a_module_that_appears_counts(lab: Path) -> None:
+def test_a_module_that_appears_later_changes_the_hash(lab: Path) -> None:
     before = code_behind("lab.crit")
     (lab / "lab_absent.py").write_text("X = 1\n")
     sys.path_importer_cache.clear()
@@ -174,7 +176,7 @@ def test_an_installed_package_counts_by_what_its_installer_listed(lab: Path, mon
     assert len(seen) == 3
 
 
-def test_code_that_is_no_python_is_known_by_its_bytes(lab: Path) -> None:
+def test_code_that_does_not_parse_is_hashed_by_its_bytes(lab: Path) -> None:
     before = code_behind("lab.crit")
     after = edited(lab / "lab_named.py", "try:", "try: (((")
     assert after["lab_named"] != before["lab_named"]

@@ -50,7 +50,7 @@ def test_boxes_lie_within_the_image_and_have_the_areas_and_aspects_asked_for() -
     assert abs(aspect.log().mean()) < 0.02
 
 
-def test_what_never_fits_is_the_whole_image() -> None:
+def test_a_box_that_never_fits_is_the_whole_image() -> None:
     draws = torch.Generator().manual_seed(0)
     flat = draw_augmentation("resized_crop_flip", 50, (1, 400), draws)
     whole = (flat[:, 2] == 1) & (flat[:, 3] == 400)

@@ -149,7 +149,7 @@ def test_only_normalized_cifar_has_a_mean_and_std():
         (lambda: text(path="/"), "text: cannot read path=`/`: Is a directory"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_impossible_sizes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -317,7 +317,7 @@ def test_the_checksums_of_the_two_data_sets_have_nothing_in_common():
 
 
 @pytest.mark.parametrize("stranger", ["folder", "pipe"])
-def test_what_is_no_file_counts_as_missing(offline, copied_mnist, stranger):
+def test_a_folder_in_the_place_of_a_file_counts_as_missing(offline, copied_mnist, stranger):
     path = copied_mnist / "MNIST" / "raw" / MNIST_FILE
     path.unlink()
     path.mkdir() if stranger == "folder" else os.mkfifo(path)
@@ -726,7 +726,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, spoil):
     ],
     ids=["loop", "dangling", "pipe", "circle"],
 )
-def test_what_is_no_image_file_is_named(tmp_path, spoil, reason):
+def test_a_file_that_is_not_an_image_is_named(tmp_path, spoil, reason):
     spoil(draw_tree(tmp_path / "pets") / "dog" / "more.png")
     with pytest.raises(ValueError, match=f"image_folder: cannot read `.*dog.more.*`: {reason}"):
         afresh(tmp_path / "pets", tmp_path)
@@ -777,7 +777,7 @@ def test_a_folder_beside_train_that_is_no_split_is_refused(tmp_path):
         image_folder(str(root))
 
 
-def test_what_a_process_keeps_is_checked_once(monkeypatch):
+def test_data_that_a_process_keeps_are_checked_once(monkeypatch):
     """A check reads all inputs, which may be gigabytes, so it is not repeated per training."""
     checked = []
     monkeypatch.setattr(batches, "check_split", lambda dataset, name, split: checked.append(name))

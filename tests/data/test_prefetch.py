@@ -59,7 +59,7 @@ class Torn(Split):
         return super().take(index)
 
 
-def test_what_a_thread_fails_with_is_raised_where_its_batch_is_asked_for():
+def test_an_error_of_a_thread_is_raised_when_its_batch_is_taken():
     coming = prefetch(Torn(IMAGES, torch.zeros(40)))
     for number in range(3):
         coming.take(number)

@@ -69,7 +69,7 @@ def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_an_installer_put_into_any_folder_is_no_code_of_the_users(
+def test_an_installed_package_is_not_user_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster's torch is often in its own folder; treating it as user code breaks the process."""

@@ -156,7 +156,7 @@ def compute_killed(cells: Sequence[Cell], root: Path, at: int, backend: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(COMPOSITIONS))
-def test_options_hold_their_promises_where_they_meet(number: int, tmp_path: Path) -> None:
+def test_random_combinations_of_options_keep_every_rule(number: int, tmp_path: Path) -> None:
     draws = random.Random(number)
     cells, backend = planned(draws), draws.choice(("auto", "auto", "loop"))
     made, store = compute_cells(*cells, root=tmp_path / "stack", backend=backend)

@@ -160,7 +160,7 @@ CONFIGS = (
 
 
 @pytest.mark.parametrize("content", CONFIGS)
-def test_a_config_that_is_none_is_one_line(
+def test_a_config_that_is_not_a_mapping_is_one_line(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     path = _one(sweep.parent.parent, "runs/*/*/config.yaml")

@@ -55,7 +55,7 @@ def counted(*names: str) -> Iterator[Counter[str]]:
         yield count
 
 
-def test_what_is_missing_of_a_finished_root_takes_a_listing_a_stage_and_a_look_a_unit(
+def test_a_finished_root_takes_one_listing_per_stage_and_one_look_per_unit(
     cell: Make, run: Run, tmp_path: Path
 ) -> None:
     for seeds in (1, 3):
@@ -150,7 +150,7 @@ def test_a_ticket_is_verified_again_where_its_parent_changed(cell: Make, run: Ru
     assert read == {first: True, second: False}
 
 
-def test_what_was_verified_may_be_lost_or_damaged_or_of_other_checks(tmp_path: Path) -> None:
+def test_a_list_of_verified_files_may_be_lost_damaged_or_from_other_checks(tmp_path: Path) -> None:
     files = VerifiedFiles(tmp_path, by="these")
     files.note("a/0", "1")
     files.save()

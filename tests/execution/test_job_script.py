@@ -120,7 +120,9 @@ def test_why_a_job_cannot_requeue_itself_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("setup", "status"), [("true", 3), ("false", 1)])
-def test_a_failure_without_a_signal_is_the_jobs(tmp_path: Path, setup: str, status: int) -> None:
+def test_a_failure_without_a_signal_is_a_failure_of_the_job(
+    tmp_path: Path, setup: str, status: int
+) -> None:
     process = script(tmp_path, setup, "bash -c 'exit 3'")
     process.communicate()
     assert process.returncode == status

@@ -78,7 +78,7 @@ def test_a_module_from_elsewhere_is_named_with_both_places(tmp_path: Path) -> No
         expected.check()
 
 
-def test_what_was_imported_before_an_edit_is_what_it_was() -> None:
+def test_a_module_imported_before_an_edit_is_unchanged() -> None:
     then = edited("lt_sweeps.storage.manifest", REPOSITORY / "lt_sweeps/storage/manifest.py")
     then.check(then.modules)
 

@@ -70,7 +70,7 @@ def test_a_sweep_ends_with_a_table_and_a_picture(whole: Path) -> None:
     assert typed in (folder / "index.html").read_text(), "whoever types it again gets this sweep"
 
 
-def test_the_same_words_again_compute_nothing(whole: Path, command_line: CommandLine) -> None:
+def test_the_same_command_again_computes_nothing(whole: Path, command_line: CommandLine) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole.glob("tickets/*/*.safetensors")}
     status, out, _ = command_line(*WORDS, f"root={whole}")
     assert status == 0 and "0 in 0 packs" in out
@@ -224,7 +224,7 @@ def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], lis
         ("fail", "RuntimeError: no such luck; not begun"),
     ],
 )
-def test_a_crash_costs_its_pack_and_what_stands_on_it_and_nothing_else(
+def test_a_crash_fails_its_pack_and_the_packs_that_need_it_and_no_others(
     tmp_path: Path,
     luck: Callable[[str], list[str]],
     command_line: CommandLine,
@@ -261,7 +261,7 @@ def test_a_failing_cell_of_a_stack_ends_alone(
     assert status == 1 and "RuntimeError: no such luck" in out
 
 
-def test_resume_does_what_is_missing(
+def test_resume_computes_what_is_missing(
     whole: Path, tmp_path: Path, command_line: CommandLine
 ) -> None:
     root = tmp_path / "results"

@@ -185,7 +185,7 @@ def test_a_replicate_alone_and_a_backend_by_name_measure_nothing(
     assert files(sweep) == []
 
 
-def test_what_cannot_compute_a_network_or_does_not_fit_is_left_out(
+def test_backends_that_refuse_a_network_or_lack_memory_are_not_timed(
     sweep: SweepFolder, made: Plan, monkeypatch: pytest.MonkeyPatch, times: list[float]
 ) -> None:
     build = TrainingLoop.__init__

@@ -300,7 +300,7 @@ def test_a_last_batch_of_one_example_is_refused_when_the_plan_is_made(tmp_path: 
     try_out(made(65, kind=Flat), tmp_path)
 
 
-def test_what_was_tried_before_is_asked_what_was_not_asked_then(
+def test_a_model_that_passed_before_gets_the_checks_that_were_added_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made(**more: Any) -> Plan:
@@ -323,7 +323,7 @@ def test_what_was_tried_before_is_asked_what_was_not_asked_then(
         try_out(made(head="first"), tmp_path)
 
 
-def test_what_passed_and_what_is_ours_is_not_tried(
+def test_code_that_passed_before_and_our_own_code_are_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []

@@ -37,7 +37,7 @@ def units(job: Job) -> list[Unit]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 12])
-def test_every_unit_is_one_jobs_and_what_it_stands_on_is_done_before(
+def test_every_unit_is_in_one_job_and_its_inputs_are_computed_before(
     cell: Make, count: int
 ) -> None:
     made = sweep(cell)
@@ -62,7 +62,7 @@ def test_a_job_per_seed_shares_nothing_and_stacks_all_criteria(cell: Make) -> No
     assert [len(pack.units) for pack in found[0].packs] == [1, 3, 3]
 
 
-def test_what_several_jobs_need_is_a_job_of_its_own(cell: Make) -> None:
+def test_work_that_several_jobs_need_is_a_separate_job(cell: Make) -> None:
     found = jobs(sweep(cell, seeds=1), 3)
     assert [len(units(job)) for job in found] == [1, 2, 2, 2]
     assert [job.after for job in found[1:]] == [{found[0].name}] * 3

@@ -52,7 +52,7 @@ def short(cell: Make, **changes) -> Cell:
     return cell(recipe__length="1ep", report_at="end", tracker={"_target_": None}, **changes)
 
 
-def test_it_says_what_would_go_and_removes_nothing_until_it_is_told(
+def test_prune_store_lists_files_and_removes_them_only_with_yes(
     cell: Make, computed: Callable[..., SweepFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = computed("mine", short(cell))
@@ -69,7 +69,7 @@ def test_it_says_what_would_go_and_removes_nothing_until_it_is_told(
     assert not tickets(sweep.root)
 
 
-def test_every_command_goes_on_and_the_same_words_compute_nothing(
+def test_after_prune_store_every_command_works_and_the_same_command_computes_nothing(
     cell: Make,
     computed: Callable[..., SweepFolder],
     tmp_path: Path,
@@ -94,7 +94,9 @@ def test_every_command_goes_on_and_the_same_words_compute_nothing(
     assert {p: p.read_bytes() for p in sweep.root.glob("runs/*/*/*")} == records
 
 
-def test_what_another_sweep_needs_stays(cell: Make, computed: Callable[..., SweepFolder]) -> None:
+def test_tickets_that_another_sweep_needs_stay(
+    cell: Make, computed: Callable[..., SweepFolder]
+) -> None:
     mine = computed("mine", short(cell, schedule__levels=2))
     computed("other", short(cell, schedule__levels=1))  # it keeps all
     cells = mine.manifest.cells[0]
@@ -186,9 +188,7 @@ def test_a_damaged_ticket_is_computed_again_with_all_that_it_starts_from(
     assert second.read_bytes() == right
 
 
-def test_records_that_are_gone_are_computed_again(
-    cell: Make, computed: Callable[..., SweepFolder]
-) -> None:
+def test_lost_records_are_computed_again(cell: Make, computed: Callable[..., SweepFolder]) -> None:
     sweep = computed("mine", short(cell))
     drop_unneeded(sweep.folder, keep="records", apply=True)
     next(sweep.root.glob("runs/*/*/DONE")).unlink()

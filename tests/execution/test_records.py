@@ -271,7 +271,7 @@ def test_an_option_that_was_renamed_has_its_new_name_in_the_rows(cell: Make, run
     assert after.records == tuple(replace(row, criterion="mine") for row in before.records)
 
 
-def test_an_unfinished_cell_has_the_rows_it_has_and_no_done(cell: Make, run: Run) -> None:
+def test_an_unfinished_cell_has_its_finished_rows_and_no_done(cell: Make, run: Run) -> None:
     made, store = run(cell())
     place = folder(made, store)
     (place / "DONE").unlink()
@@ -323,7 +323,7 @@ def test_a_row_of_an_earlier_version_has_no_notes(cell: Make, run: Run) -> None:
     assert not stored.faults and [record.notes for record in stored.records] == [None] * 3
 
 
-def test_what_is_pruned_by_weights_that_diverged_counts_as_diverged(cell: Make, run: Run) -> None:
+def test_a_ticket_pruned_by_diverged_weights_counts_as_diverged(cell: Make, run: Run) -> None:
     """Rewound to its start and trained with another recipe, it would look like a ticket."""
     method = {"_target_": "lt_sweeps.plan.methods.learned_supermask_from", "dense": {"lr": 1e30}}
     for criterion, sound in (("large_final", False), ("random", True)):

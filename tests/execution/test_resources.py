@@ -44,7 +44,7 @@ def test_a_mistake_is_named_with_what_is_allowed(given: dict, message: str) -> N
         SlurmResources.of(given)
 
 
-def test_a_variable_has_the_value_that_the_yaml_says() -> None:
+def test_an_environment_variable_has_the_value_of_the_yaml() -> None:
     profile = SlurmResources.of({"environment": {"A": True, "B": "a b", "C": 1.5}})
     setup = profile.parameters(job_name="x", tasks=1, chdir="/")["setup"]
     assert setup == ["export A=true", "export B='a b'", "export C=1.5"]

@@ -147,7 +147,7 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
 
-def test_what_another_sweep_has_trained_is_recorded_though_no_job_trains_it(
+def test_results_of_another_sweep_are_recorded_without_a_job(
     refusing: None, cell: Make, run: Callable[..., object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Another sweep has trained either everything, or the cells of one criterion."""

@@ -323,7 +323,7 @@ def test_two_that_freeze_one_sweep_keep_each_others_packs(cell: Make, tmp_path: 
     assert names == {pack.name for pack in [*all_packs(made), *halves]}
 
 
-def test_what_a_killed_process_was_writing_is_swept_up(cell: Make, tmp_path: Path) -> None:
+def test_files_that_a_killed_process_was_writing_are_removed(cell: Make, tmp_path: Path) -> None:
     made, store = plan([cell()]), Store(tmp_path)
     unit = made.units[0]
     debris = store.path(unit.stage.key, 0).with_name(".0.safetensors.abc")
@@ -374,7 +374,7 @@ def test_a_split_taken_from_another_is_refused(
     assert str(refused.value).startswith("dataset: leaking(")
 
 
-def test_a_class_that_is_none_is_refused_before_anything_is_trained(
+def test_a_label_outside_the_classes_is_refused_before_anything_is_trained(
     cell: Make, tmp_path: Path
 ) -> None:
     made = plan([cell(dataset={"_target_": f"{__name__}.mislabelled"})])

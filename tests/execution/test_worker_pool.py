@@ -262,7 +262,7 @@ def denormal() -> bool:
     return bool((torch.full((8,), 1e-30) * 1e-10).any())
 
 
-def test_what_a_pack_changes_in_its_process_is_put_back() -> None:
+def test_settings_that_a_pack_changes_in_its_process_are_restored() -> None:
     def state() -> tuple[object, ...]:
         return (
             torch.get_default_dtype(),

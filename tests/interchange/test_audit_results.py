@@ -432,7 +432,7 @@ def test_the_other_checks_have_plants_of_their_own() -> None:
     assert CHECKS.keys() - PLANTS.keys() == {"arms", "splits", "repeats"}
 
 
-def test_what_only_a_training_done_again_can_show(sweep: Path) -> None:
+def test_a_fault_that_only_a_repeated_training_shows_is_found(sweep: Path) -> None:
     folder, record, path = last(sweep)
     metrics = json.loads(read_metadata(path)["metrics"])
     losses = {"best_test_loss": 0.5, "test_loss": 0.5}
@@ -650,7 +650,7 @@ def test_no_function_of_a_stored_config_runs_unless_its_module_is_named(
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "manifest.json", "tickets", "records.jsonl"])
-def test_what_is_missing_is_not_checked_and_fails_nothing(
+def test_missing_files_are_not_checked_and_fail_no_check(
     sweep: Path, missing: str, tmp_path: Path
 ) -> None:
     root = sweep.parent.parent

@@ -148,7 +148,7 @@ def test_constants_of_zero_leave_none() -> None:
     assert_same(module, x, found.module)
 
 
-def test_what_is_unread_takes_what_came_before_it_along() -> None:
+def test_layers_before_an_unread_channel_are_cut_too() -> None:
     module, x = net("fc")
     with torch.no_grad():
         module.output.weight[:, 1:] = 0  # type: ignore[index]
@@ -188,7 +188,7 @@ class Attentive(nn.Module):
         return self.output(torch.relu(self.hidden(y)).reshape(-1, x.shape[1], 8).mean(1))
 
 
-def test_what_is_compiled_is_refused() -> None:
+def test_a_compiled_module_is_refused() -> None:
     net = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), backend="eager")
     with pytest.raises(ValueError, match="is compiled; build it without torch.compile"):
         compacted(net, torch.zeros(1, 4))  # type: ignore[arg-type]

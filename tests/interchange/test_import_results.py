@@ -113,7 +113,9 @@ def test_an_audit_finds_no_fault_in_its_rows(data: Path, tmp_path: Path) -> None
     assert not [fault for fault in faults(root) if "records.jsonl" in fault]
 
 
-def test_again_is_the_same_and_other_content_is_another_sweep(data: Path, tmp_path: Path) -> None:
+def test_a_second_import_is_the_same_sweep_and_other_content_is_another(
+    data: Path, tmp_path: Path
+) -> None:
     import_("open_lth", data, root=tmp_path / "r", name="theirs")
     before = rows(tmp_path / "r")
     import_("open_lth", data / "lottery_0123", root=tmp_path / "r", name="theirs")
@@ -221,7 +223,7 @@ WEIGHTS = {name: torch.full((2, 2), 3.0) for name in MASK}
     ],
     ids=["plain", "bool", "ours", "torch.prune"],
 )
-def test_any_safetensors_mask(
+def test_masks_of_any_safetensors_file_are_imported(
     tmp_path: Path, content: dict[str, torch.Tensor], weights: bool
 ) -> None:
     safetensors.torch.save_file(content, tmp_path / "m.safetensors")

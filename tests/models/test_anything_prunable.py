@@ -581,7 +581,9 @@ def test_a_ticket_holds_complex_buffers(cell: Any, run: Any) -> None:
         ({"_target_": f"{__name__}.Looked"}, "rows has sparse gradients"),
     ],
 )
-def test_what_nothing_here_trains_is_refused(net: dict[str, Any], message: str) -> None:
+def test_parameters_that_no_optimizer_here_can_train_are_refused(
+    net: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Network.of({"net": net}, (1, 4, 4), 4)
 

@@ -67,7 +67,7 @@ def test_patterns_choose_and_kinds_can_be_said() -> None:
     assert [(layer.name, layer.kind) for layer in network.layers] == [("inner.weight", "output")]
 
 
-def test_a_model_of_ones_own_receives_what_it_names() -> None:
+def test_a_user_defined_model_gets_the_arguments_that_it_names() -> None:
     assert of(ODD).layers[1].shape == (3, 4)
 
 
@@ -136,7 +136,7 @@ def test_a_draw_is_the_seeds_alone_and_leaves_the_global_generator(monkeypatch) 
         ),
     ],
 )
-def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
+def test_a_wrong_model_is_refused_with_the_reason(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         of(config)
 
@@ -144,7 +144,7 @@ def test_a_wrong_model_is_answered(config: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("init", "what"), [("frozen", "norm.weight.requires_grad=False"), ("slower", "momentum=0.01")]
 )
-def test_an_init_that_does_what_no_training_would_see_is_refused(init: str, what: str) -> None:
+def test_an_init_that_changes_more_than_values_is_refused(init: str, what: str) -> None:
     network = of({**ODD, "init": {"_target_": f"{__name__}.{init}"}})
     with pytest.raises(
         ValueError, match=f"model.init: .*{init}` changes the net, which has `.*{what}"

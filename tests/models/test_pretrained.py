@@ -150,7 +150,9 @@ def test_a_file_that_changes_just_before_it_is_read_is_refused(
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(file: Path, keys: dict[str, Any], says: str) -> None:
+def test_weights_that_do_not_fit_are_refused_in_one_line(
+    file: Path, keys: dict[str, Any], says: str
+) -> None:
     if keys.get("weights") == "FILE":
         keys = {**keys, "weights": str(file)}
     with pytest.raises(ValueError, match=says) as error:
@@ -158,7 +160,7 @@ def test_what_does_not_fit_is_one_line(file: Path, keys: dict[str, Any], says: s
     assert "\n" not in str(error.value)
 
 
-def test_what_a_network_does_not_have_is_left_out_where_it_is_named(file: Path) -> None:
+def test_tensors_that_the_network_lacks_are_ignored_if_redraw_names_them(file: Path) -> None:
     shallow = {**FC, "net": {**FC["net"], "hidden": [12]}, "weights": str(file)}
     network = Network.of({**shallow, "redraw": ["output", "hidden.1"]}, SHAPE, 4)
     assert network.drawn == {"output.weight", "output.bias"}

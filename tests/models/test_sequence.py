@@ -106,7 +106,7 @@ def test_rows_of_an_image_are_read_from_the_top() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_said(make, says: str) -> None:
+def test_inputs_that_do_not_fit_are_refused(make, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
 

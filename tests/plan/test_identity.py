@@ -301,7 +301,7 @@ def no_data_set() -> dict:
     return {}
 
 
-def test_what_is_no_data_set_is_refused(cell: Make) -> None:
+def test_a_value_that_is_not_a_data_set_is_refused(cell: Make) -> None:
     with pytest.raises(ValueError, match="dataset: `.*no_data_set` returned dict; give a `lt_"):
         planned_cell(cell(dataset={"_target_": f"{__name__}.no_data_set"}))
 

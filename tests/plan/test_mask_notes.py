@@ -48,7 +48,7 @@ def test_a_plan_says_how_rarely_a_mask_is_updated(cell: Make, options: dict, oft
 
 
 @pytest.mark.parametrize("name", ["rigl", "gmp"])
-def test_five_updates_need_no_note(cell: Make, name: str) -> None:
+def test_five_mask_updates_need_no_note(cell: Make, name: str) -> None:
     options = method(name, every="2it", begin=0.0, end=0.65)  # step 10 of 16
     assert plan([cell(method=options, schedule=HALF, recipe=SGD)]).notes == ()
 

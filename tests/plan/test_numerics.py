@@ -58,6 +58,6 @@ def test_other_results_of_the_same_version_are_not_recorded(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("ours", [{}, {"sum": [1.0]}, {"sum": [1.0, 0.6]}, {"other": [1.0, 0.5]}])
-def test_what_is_missing_or_off_is_a_difference(ours: dict) -> None:
+def test_a_missing_or_changed_result_is_a_difference(ours: dict) -> None:
     assert differences(ours, {"sum": [1.0, 0.5]})
     assert not differences({"sum": [1.0, 0.5]}, {"sum": [1.0, 0.5]})

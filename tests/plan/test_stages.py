@@ -79,7 +79,7 @@ def test_no_two_functions_share_a_name_in_keys() -> None:
 
 
 @pytest.mark.parametrize("group", ["mask_criterion", "reset", "freeze", "model", "dataset"])
-def test_what_an_option_calls_has_a_name_in_keys_that_no_move_changes(group: str) -> None:
+def test_every_function_of_an_option_has_a_stable_name_in_keys(group: str) -> None:
     for path in (CONF / group).glob("*.yaml"):
         for target in re.findall(r"_target_: (lt_sweeps[\w.]+)", path.read_text()):
             name = public_name(Call(target).function)
@@ -217,7 +217,7 @@ def listed(init: Init, recipe: Any) -> list[Train]:
         ({"method": {"_target_": f"{__name__}.listed"}}, r"listed` returned list; give a"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -210,9 +210,7 @@ def test_each_ticket_of_a_cell_is_read_once_for_itself_and_for_the_next_level(
     assert [path for path in paths if path in levels] == levels
 
 
-def test_a_mask_criterion_that_keeps_what_it_likes_is_not_held_to_a_number(
-    cell: Make, run: Run
-) -> None:
+def test_a_mask_of_any_size_is_not_compared_with_a_count(cell: Make, run: Run) -> None:
     single = {"_target_": "lt_sweeps.sparsity.criteria.large_final_same_sign_single"}
     made, store = run(cell(schedule__levels=1, mask_criterion=single))
     assert not made.missing(store, thorough=True)

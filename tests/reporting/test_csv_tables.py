@@ -78,7 +78,7 @@ def test_an_audit_lists_a_stage_once_and_makes_no_path_of_tickets_that_are_not_t
     assert listed == ["a-1", "a-2", "dense", "init"]
 
 
-def test_a_test_stands_with_all_that_is_needed_to_judge_it(found: Analysis) -> None:
+def test_a_row_of_tests_has_everything_that_is_needed_to_judge_the_test(found: Analysis) -> None:
     table = verdicts_table(found)
     assert table["level"].tolist() == [1, 2] and set(table["test"]) == {"paired t"}
     assert table["n"].tolist() == [4, 3] and table["n_asked"].tolist() == [4, 4]
@@ -116,7 +116,7 @@ def test_the_sparsity_within_the_margin_is_printed_per_run_and_of_means(tmp_path
     assert (row["mean"], row["sparsity"]) == pytest.approx((0.5325, 0.5325))
 
 
-def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
+def test_a_row_of_a_ticket_has_its_level_and_its_cost(found: Analysis) -> None:
     best = (
         endpoints_table(found)
         .set_index(["line", "endpoint"])
@@ -127,12 +127,12 @@ def test_a_ticket_stands_with_its_level_and_cost(found: Analysis) -> None:
     assert best["search_hours"] * 3600 == pytest.approx(0.5)
 
 
-def test_a_probability_is_written_as_a_reader_says_it() -> None:
+def test_a_p_value_has_few_digits_and_is_a_bound_below_0_001() -> None:
     assert [p_text(p) for p in (0.0342, 0.0004, math.nan)] == ["0.034", "<0.001", "-"]
     assert p_text(0.0625, digits=4) == "0.0625"
 
 
-def test_options_are_called_as_the_sweep_calls_them_whoever_wrote_the_record(
+def test_options_have_the_names_of_this_sweep_even_in_records_of_other_sweeps(
     tmp_path: Path,
 ) -> None:
     """Two sweeps share a cell if options of two names have the same content."""
@@ -191,7 +191,7 @@ def test_a_name_of_several_words_is_as_wide_as_the_numbers_below_it(tmp_path: Pa
     assert head == "reshuffle, init\nsign, and a\nlong_word_of_25_letters\n2 seeds"
 
 
-def test_lines_at_one_percent_share_a_row_at_whatever_level(tmp_path: Path) -> None:
+def test_lines_at_the_same_percentage_share_a_row_even_at_different_levels(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
     for method, sparsities in (("gmp", [0.0, 0.75]), ("imp", [0.0, 0.5, 0.75, 0.75])):
         sweep.cell(

@@ -88,7 +88,7 @@ def test_two_curves_of_one_name_are_refused_with_what_differs(sweep: FakeSweep) 
         plotted(sweep, lines=["mask_criterio"])
 
 
-def test_what_moves_a_point_along_its_line_makes_no_line_of_its_own(sweep: FakeSweep) -> None:
+def test_a_key_of_report_along_starts_no_new_line(sweep: FakeSweep) -> None:
     for bias, sparsity in ((0, 0.3), (-1, 0.6)):
         sweep.cell(
             f"b{bias}",
@@ -273,7 +273,7 @@ def test_each_experiment_of_a_sweep_is_reported_in_its_own_layout(sweep: FakeSwe
     assert bands == ["sd", "ci"]
 
 
-def test_a_figure_that_says_nothing_is_left_out_unless_it_is_asked_for(sweep: FakeSweep) -> None:
+def test_a_figure_without_information_is_left_out_unless_it_is_requested(sweep: FakeSweep) -> None:
     # Two lines whose layers are equal, and whose trainings were best when they ended.
     for name in ("large_final", "random"):
         chosen, ended = {"mask_criterion": name}, {"best_step": 100}
@@ -290,7 +290,7 @@ def test_a_figure_that_says_nothing_is_left_out_unless_it_is_asked_for(sweep: Fa
         assert len(asked) == 1 and not none and asked[0].name not in {each.name for each in drawn}
 
 
-def test_the_rules_of_what_says_something() -> None:
+def test_each_rule_by_which_a_figure_is_left_out() -> None:
     rows = [("p", line, x, 1.0 + x) for line in "ab" for x in range(2)]
     alike = pd.DataFrame(rows, columns=["panel", "line", "x", "y"])
     other = alike.assign(y=[1.0, 2.0, 1.0, 3.0])
@@ -299,7 +299,7 @@ def test_the_rules_of_what_says_something() -> None:
     assert not one_point([]) and not capped([])
 
 
-def test_lines_of_one_point_have_no_second_figure_of_them(sweep: FakeSweep) -> None:
+def test_lines_of_one_point_have_only_one_figure(sweep: FakeSweep) -> None:
     for name in ("large_final", "random"):
         sweep.cell(name, accuracies=[0.9], choices={"mask_criterion": name}, stages=[name])
     drawn, reasons = draw_figures(sweep.analysis())
@@ -349,7 +349,7 @@ def test_the_profile_figure_has_a_bar_for_each_part_that_took_time() -> None:
     assert axes.get_xlabel() == "Seconds" and "9 in all" in figure.caption
 
 
-def test_what_is_said_of_a_line_is_said_of_each_panel(sweep: FakeSweep) -> None:
+def test_sentences_about_a_line_name_its_panel(sweep: FakeSweep) -> None:
     # Not inferior to dense at any level on one data set, and at none on the other.
     for data, pruned in (("digits", 0.95), ("cifar10", 0.2)):
         for seed in range(3):

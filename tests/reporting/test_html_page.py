@@ -68,12 +68,12 @@ class _Read(html.parser.HTMLParser):
         self.text += data
 
 
-def test_nothing_of_the_page_lies_outside_it(page: Path) -> None:
+def test_the_page_loads_nothing_from_outside(page: Path) -> None:
     links = _Read(page).links
     assert links and all(link.startswith(("data:", "#")) for link in links)
 
 
-def test_its_pictures_and_numbers_are_the_files_beside_it(page: Path) -> None:
+def test_the_pictures_and_numbers_of_the_page_are_those_of_its_files(page: Path) -> None:
     inside = [base64.b64decode(x.split(",")[1]) for x in _Read(page).links if x[0] != "#"]
     for name in ("accuracy.pdf", "accuracy.csv", "cost.pdf"):
         assert (page.parent / name).read_bytes() in inside
@@ -94,7 +94,7 @@ def test_each_figure_has_a_heading_and_every_id_is_its_own(page: Path) -> None:
     assert used and set(used) <= set(read.ids)
 
 
-def test_one_answer_is_large_and_several_are_equal(page: Path, tmp_path: Path) -> None:
+def test_a_single_verdict_is_large_and_several_have_one_size(page: Path, tmp_path: Path) -> None:
     assert page.read_text().count('<p class="answer">') == 1
     sweep = FakeSweep(tmp_path)
     for criterion in ("large_final", "random", "movement"):
@@ -133,7 +133,7 @@ def test_the_main_figure_has_the_values_of_each_seed_at_each_marker(page: Path) 
     assert f"{wanted}\nby seed: 0: 90.00, 1: 91.00, 2: 92.00" in tips
 
 
-def test_a_page_does_not_grow_with_what_its_figures_repeat(page: Path) -> None:
+def test_a_page_does_not_repeat_text_that_its_figures_share(page: Path) -> None:
     read, text = _Read(page), page.read_text()
     svgs = "".join(re.findall("<svg.*?</svg>", text, flags=re.DOTALL))
     elements = sum(read.tags[tag] for tag in ("use", "path", "text", "g"))
@@ -148,7 +148,7 @@ def test_a_figure_of_too_many_marks_is_shown_as_pixels() -> None:
     assert not shown["svg"] and shown["png"] and shown["width"] == round(975 / 300 * 96 * ZOOM)
 
 
-def test_an_audit_is_a_warning_only_where_it_found_something(page: Path) -> None:
+def test_an_audit_warns_on_the_page_only_if_it_found_a_fault(page: Path) -> None:
     found = "audit of records and headers: 1 failed; the first of 1: a"
     assert is_clean("audit of records and headers: 10 checks passed") and not is_clean(found)
     assert '<p class="warn">audit of records and headers: ' in page.read_text()  # of made-up files
@@ -208,7 +208,7 @@ def _measured(page: Path, folder: Path) -> Path:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; Debian's package is `chromium`")
 @pytest.mark.parametrize("medium", ["screen", "print"])
-def test_no_column_of_a_wide_table_is_out_of_reach(tmp_path: Path, medium: str) -> None:
+def test_every_column_of_a_wide_table_can_be_reached(tmp_path: Path, medium: str) -> None:
     """It scrolls on a screen, and is wrapped on paper, where its last columns used to be cut."""
     sweep = FakeSweep(tmp_path)
     for n in range(10):

@@ -41,7 +41,7 @@ def test_a_stored_figure_is_drawn_only_by_a_module_that_is_trusted(sweep: FakeSw
         ).read_text()
 
 
-def test_a_report_is_drawn_again_when_a_figure_s_own_code_is_edited(
+def test_a_report_is_drawn_again_after_the_code_of_a_user_defined_figure_was_edited(
     sweep: FakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "edited_figures.py"
@@ -74,7 +74,9 @@ def test_a_figure_that_fails_is_left_out_and_the_report_says_where(sweep: FakeSw
         ("by_epoch", "report.figures: got 'by_epoch'; give one of curves"),
     ],
 )
-def test_what_is_no_figure_is_refused_when_the_plan_is_made(figure: Any, said: str) -> None:
+def test_a_figure_that_does_not_exist_is_refused_when_the_plan_is_made(
+    figure: Any, said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         layout({"figures": named_figures([figure], [])})
 

@@ -39,14 +39,14 @@ def rewritten(sweep: FakeSweep, **changes: object) -> None:
     sealed(path.parent)
 
 
-def test_an_unchanged_report_stands_in_the_layout_that_it_was_drawn_in(sweep: FakeSweep) -> None:
+def test_the_check_uses_the_layout_with_which_the_report_was_drawn(sweep: FakeSweep) -> None:
     before = sorted((sweep.folder / "report").iterdir())
     stands, text = checked(sweep)
     assert stands and "every figure and table matches the data" in text
     assert sorted((sweep.folder / "report").iterdir()) == before
 
 
-def test_other_numbers_fail_and_the_figures_that_they_are_in_are_named(sweep: FakeSweep) -> None:
+def test_changed_numbers_fail_the_check_and_their_figures_are_named(sweep: FakeSweep) -> None:
     rewritten(sweep, test_accuracy=0.7)
     stands, text = checked(sweep)
     assert not stands and "accuracy: its numbers have changed" in text and "cost" not in text

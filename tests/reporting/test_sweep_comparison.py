@@ -65,7 +65,9 @@ def _last(sweep: FakeSweep) -> dict[str, float]:
     return dict(curves(cells, metric="test_accuracy")[0].points[-1].values)
 
 
-def test_curves_are_matched_by_what_varies_inside_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_curves_are_matched_by_what_varies_within_a_sweep_and_the_other_differences_are_printed(
+    tmp_path: Path,
+) -> None:
     one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
     other = made(tmp_path, "fast", {"movement": 0.8, "large_final": 0.8}, recipe__lr=0.3)
     found, text = compared(one, other, out=tmp_path / "out")
@@ -127,7 +129,7 @@ def test_cells_that_differ_in_more_are_refused_with_the_keys(tmp_path: Path) -> 
     assert found and "mask_criterion: movement against random; recipe.lr: 0.1 against 0.3" in text
 
 
-def test_schedules_that_take_another_way_count_and_those_that_go_further_do_not(
+def test_schedules_with_other_levels_differ_and_schedules_with_more_levels_do_not(
     tmp_path: Path,
 ) -> None:
     one = made(tmp_path, "one", {"movement": 0.8})
@@ -188,7 +190,7 @@ def test_two_cells_are_compared_by_their_signatures(
         (["one", "one", "alpha=7"], 1, "report.alpha: got 7"),
     ],
 )
-def test_a_mistake_is_answered(
+def test_a_wrong_argument_is_refused_with_a_hint(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -208,7 +210,9 @@ def test_a_sweep_that_has_not_started_cannot_be_compared(tmp_path: Path) -> None
         compared(one, other)
 
 
-def test_a_key_of_by_that_neither_has_is_refused_where_they_are_equal_too(tmp_path: Path) -> None:
+def test_a_key_of_by_that_neither_sweep_has_is_refused_even_for_equal_sweeps(
+    tmp_path: Path,
+) -> None:
     one = made(tmp_path, "one", {"movement": 0.8})
     with pytest.raises(
         ValueError, match="compare: by: these cells have no group or setting `nope`"
@@ -216,7 +220,9 @@ def test_a_key_of_by_that_neither_has_is_refused_where_they_are_equal_too(tmp_pa
         compared(one, one, by=["nope"])
 
 
-def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path) -> None:
+def test_both_sweeps_are_drawn_with_bands_and_stars_and_the_folder_is_printed(
+    tmp_path: Path,
+) -> None:
     one, other = (
         made(tmp_path, name, {name: accuracy})
         for name, accuracy in (("movement", 0.8), ("random", 0.7))
@@ -237,7 +243,7 @@ def test_both_are_drawn_with_bands_and_stars_and_it_is_said_where(tmp_path: Path
     assert caption.startswith("movement minus random (mask_criterion: movement against random).")
 
 
-def test_lines_that_are_called_the_same_are_told_apart_by_what_is_compared(tmp_path: Path) -> None:
+def test_equal_line_names_of_two_sweeps_are_told_apart_by_what_is_compared(tmp_path: Path) -> None:
     one = made(tmp_path, "slow", {"movement": 0.8, "random": 0.7}, recipe__lr=0.1)
     other = made(tmp_path, "fast", {"movement": 0.8, "random": 0.8}, recipe__lr=0.3)
     compared(one, other, out=tmp_path / "out", labels={"movement": "moved"})

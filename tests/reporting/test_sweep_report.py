@@ -47,7 +47,7 @@ def sweep(tmp_path: Path) -> FakeSweep:
     return FakeSweep(tmp_path)
 
 
-def test_where_the_time_of_a_profiled_sweep_went_is_in_the_terminal_and_on_the_page(
+def test_a_profile_of_time_is_in_the_terminal_and_on_the_page(
     sweep: FakeSweep,
 ) -> None:
     sweep.cell("a", 0, accuracies=[0.5, 0.9])
@@ -80,7 +80,7 @@ def test_statistics_over_seeds_agree_with_hand_and_scipy(sweep: FakeSweep) -> No
     assert "94.00 [90.00, 98.00]" in text and "5 seeds" in text
 
 
-def test_both_sparsities_and_dense_resources_are_columns_where_records_say(
+def test_both_sparsities_and_dense_resources_are_columns_if_the_records_have_them(
     sweep: FakeSweep,
 ) -> None:
     more = {"sparsity_total": 0.15, "dense_resources": False}
@@ -209,7 +209,7 @@ def test_the_tables_of_endpoints_say_once_what_each_column_answers(sweep: FakeSw
     assert text.count("lead up to a ticket; its own training comes on top") == 1
 
 
-def test_the_terminal_says_how_sparse_a_line_may_be_and_still_match_dense(
+def test_the_terminal_says_up_to_which_sparsity_a_line_matches_dense(
     sweep: FakeSweep,
 ) -> None:
     for seed in range(3):
@@ -222,7 +222,7 @@ def test_the_terminal_says_how_sparse_a_line_may_be_and_still_match_dense(
     assert "down to these weights remaining: movement 80%, random at no level." in text
 
 
-def test_an_unfinished_sweep_shows_what_there_is_and_says_so(sweep: FakeSweep) -> None:
+def test_an_unfinished_sweep_is_reported_as_far_as_it_goes_and_says_so(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.8])
     sweep.cell("a", 1, accuracies=[0.9], done=False)
     sweep.cell("a", 2)
@@ -315,9 +315,7 @@ def test_a_half_written_last_line_is_left_out_only_while_the_cell_runs(sweep: Fa
         report(sweep.folder)
 
 
-def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
-    sweep: FakeSweep, tmp_path: Path
-) -> None:
+def test_a_wrong_request_is_refused_with_what_is_allowed(sweep: FakeSweep, tmp_path: Path) -> None:
     sweep.cell("a", accuracies=[0.9])
     with pytest.raises(ValueError, match="report.band: got 'iqr'; give one of range, sd, ci"):
         report(sweep.folder, band="iqr")
@@ -334,7 +332,7 @@ def test_what_is_wrongly_asked_for_is_named_with_what_is_allowed(
         report(sweep.folder, out=tmp_path / "afile")
 
 
-def test_the_page_to_open_is_named_as_it_lies_from_here(
+def test_the_page_to_open_is_named_by_its_path_from_the_current_folder(
     sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep.cell("a", accuracies=[0.9, 0.8])
@@ -419,7 +417,9 @@ def test_a_report_reads_the_files_of_each_run_once(
     assert manifest._parsed.cache_info().misses == parsed + 1
 
 
-def test_more_lines_than_can_be_told_apart_are_not_drawn_and_it_is_said(sweep: FakeSweep) -> None:
+def test_lines_beyond_those_that_can_be_told_apart_are_not_drawn_and_the_caption_says_so(
+    sweep: FakeSweep,
+) -> None:
     for line in range(LOOKS + 2):
         choices = {"mask_criterion": f"criterion{line:02}"}
         sweep.cell(f"{line}", accuracies=[0.9, 0.8 - line / 1e3], choices=choices, freeze=False)
@@ -432,7 +432,7 @@ def test_more_lines_than_can_be_told_apart_are_not_drawn_and_it_is_said(sweep: F
     assert len(legend.get_texts()) == LOOKS + 1, "and one for the dense network"
 
 
-def test_a_report_in_a_cells_folder_is_no_seed_of_it(sweep: FakeSweep) -> None:
+def test_a_report_in_the_folder_of_a_cell_does_not_count_as_a_seed(sweep: FakeSweep) -> None:
     cell = sweep.cell("a", accuracies=[0.9, 0.8]).parent
     first, again = (_run(where)[0] for where in (cell, cell))
     assert first == again and "unfinished" not in _run(sweep.root)[0]

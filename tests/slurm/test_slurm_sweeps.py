@@ -64,7 +64,7 @@ def test_submitted_it_returns_and_ends_as_on_this_machine(
     assert not any("FAILED" in text for text in jobs)
 
 
-def test_the_same_words_twice_submit_nothing_the_second_time(run: Run) -> None:
+def test_the_same_command_submits_nothing_the_second_time(run: Run) -> None:
     run(*WORDS, "hydra.launcher.sbatch={hold: true}")
     before = slurm("squeue", "--noheader", "--array", "--format=%F %K")
     said = run(*WORDS, "hydra.launcher.sbatch={hold: true}")
@@ -125,7 +125,7 @@ OWN_WORDS = [
 ]
 
 
-def test_what_is_edited_while_jobs_queue_changes_nothing_in_them(tmp_path: Path) -> None:
+def test_edits_while_jobs_are_queued_change_nothing_in_the_jobs(tmp_path: Path) -> None:
     left_alone, run = clone(tmp_path / "alone"), clone(tmp_path / "edited")
     for each in (left_alone, run):
         flag = f"--config-dir={each.folder / 'own'}"
@@ -180,7 +180,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(run: Run) -> None:
     assert "mylab.py" in run("logs", str(run.sweep), broken[1]), "with its traceback"
 
 
-def test_what_depends_on_a_failed_job_is_cancelled_and_not_left_waiting(run: Run) -> None:
+def test_jobs_that_depend_on_a_failed_job_are_cancelled(run: Run) -> None:
     dies = "hydra.launcher.setup=['[ $SLURM_ARRAY_TASK_ID != 1 ] || exit 9']"
     run(*WORDS, "hydra.launcher.jobs=4", "hydra.launcher.canary=false", dies)
     assert run.wait() == 1
@@ -412,7 +412,7 @@ def test_five_hundred_cells_in_four_jobs(run: Run) -> None:
         ("budget.gpu_hours=1e-9", "budget.gpu_hours: this takes about"),
     ],
 )
-def test_what_cannot_be_submitted_is_refused(run: Run, word: str, message: str) -> None:
+def test_a_sweep_that_cannot_be_submitted_is_refused(run: Run, word: str, message: str) -> None:
     said = run(*WORDS, word, status=1)
     assert message in said
     assert not slurm("squeue", "--noheader")

@@ -17,7 +17,7 @@ def drawn(*keys: int, size: int = 100_000) -> torch.Tensor:
     return noise.draw()
 
 
-def test_it_is_uniform() -> None:
+def test_the_noise_is_uniform() -> None:
     numbers = drawn(3, 2**40 + 7, 0)
     assert float(numbers.min()) >= 0 and float(numbers.max()) < 1
     counts = torch.histc(numbers, bins=100, min=0, max=1)

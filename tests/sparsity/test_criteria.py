@@ -29,7 +29,7 @@ FINAL = tensor([2.0, -1.0, -1.0, -1.5])
         ("large_final_diff_sign_single", [False, False, True, False]),
     ],
 )
-def test_values(name: str, expected: list) -> None:
+def test_each_formula_gives_the_values_worked_out_by_hand(name: str, expected: list) -> None:
     function = getattr(criteria, name)
     evidence = {"init": INIT, "final": FINAL}
     named = {key: evidence[key] for key in function.__annotations__ if key in evidence}
@@ -140,6 +140,6 @@ def test_an_argument_with_a_default_is_a_key_though_it_has_no_annotation() -> No
     assert criterion.call(final=torch.tensor([3.0])).tolist() == [9.0]
 
 
-def test_evidence_that_there_is_not_is_refused_with_the_nearest() -> None:
+def test_unknown_evidence_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match=r"it cannot have: finl; did you mean `final`\? it can"):
         Criterion.of({"_target_": f"{__name__}.misnamed"})

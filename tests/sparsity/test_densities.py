@@ -85,7 +85,7 @@ def test_given_densities_come_by_name_in_order_or_from_a_file(tmp_path: Path) ->
         ({"file": "nowhere.yaml"}, "schedule.file: nowhere.yaml cannot be read"),
     ],
 )
-def test_what_is_no_density_is_refused(how: dict, message: str) -> None:
+def test_a_wrong_density_is_refused(how: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         given(LAYERS, **how)
 

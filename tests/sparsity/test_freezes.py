@@ -26,7 +26,7 @@ def of(name: str, **options: object) -> dict:
     return {"_target_": f"lt_sweeps.sparsity.freezes.{name}", **options}
 
 
-def test_values() -> None:
+def test_each_formula_gives_the_values_worked_out_by_hand() -> None:
     assert freezes.zero(FINAL).tolist() == [0.0] * 5
     assert freezes.init(INIT) is INIT and freezes.final(FINAL) is FINAL
     assert freezes.variant(INIT, FINAL).tolist() == pytest.approx([1.0, 0.0, 0.0, -0.5, 0.0])

@@ -60,7 +60,9 @@ def test_rewinding_copies_no_weight() -> None:
         (resets.random_signs(W, NOISE), [-0.5, -1.0, 2.0, 4.0]),
     ],
 )
-def test_values(reset: torch.Tensor, expected: list[float]) -> None:
+def test_each_formula_gives_the_values_worked_out_by_hand(
+    reset: torch.Tensor, expected: list[float]
+) -> None:
     assert reset.tolist() == pytest.approx(expected)
 
 
@@ -174,7 +176,7 @@ def _trainings(stages: list[Reset]) -> list[Train]:
         ({"reset": of("constant", value="big")}, "reset.value: got 'big'; give a number"),
     ],
 )
-def test_what_does_not_fit_is_refused_when_the_plan_is_made(
+def test_arguments_that_do_not_fit_each_other_are_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

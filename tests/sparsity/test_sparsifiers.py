@@ -331,7 +331,7 @@ def test_batch_norm_statistics_are_those_of_the_masked_net(cell: Make, run: Run)
         ({"mask_criterion": {"_target_": "lt_sweeps.sparsity.criteria.snip"}}, "examples=128"),
     ],
 )
-def test_what_does_not_fit_is_refused_when_the_plan_is_made(
+def test_arguments_that_do_not_fit_each_other_are_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

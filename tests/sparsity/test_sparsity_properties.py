@@ -93,7 +93,7 @@ def test_pruning_keeps_exactly_the_count_within_what_was_kept(network, criterion
 
 
 @given(networks(), seeds, st.data())
-def test_nothing_that_is_pruned_scores_higher_than_anything_that_stays(network, seed, data):
+def test_no_pruned_weight_scores_higher_than_a_kept_one(network, seed, data):
     layers, _, final = network
     counts = tuple(data.draw(st.integers(1, la.size)) for la in layers)
     mask = pruned(network, Target("layer", counts, 0.1), "large_final", seed)

@@ -78,7 +78,7 @@ def signed(row: dict[str, object]) -> str:
         ),
     ],
 )
-def test_what_is_not_a_manifest_is_refused_with_the_cure(
+def test_a_file_that_is_not_a_manifest_is_refused_with_the_cure(
     tmp_path: Path, content: str, line: str
 ) -> None:
     (tmp_path / "manifest.json").write_text(content)

@@ -89,7 +89,7 @@ def test_a_cell_without_rows_yet_has_no_faults(folder: Path) -> None:
     assert RunFolder(folder).read() == stored
 
 
-def test_what_many_records_have_alike_is_stored_once(tmp_path: Path) -> None:
+def test_equal_values_of_many_records_are_stored_once(tmp_path: Path) -> None:
     """65,000 records of a lab's report, each with its own dict and counts, took 630 MiB."""
     sweep = FakeSweep(tmp_path)
     (one, next_level), (other, _) = (

@@ -92,7 +92,7 @@ def test_a_cell_over_its_seeds_is_a_run_with_mean_and_interval(
     assert mean["about"]["jobType"] == "mean over seeds"
 
 
-def test_again_sends_nothing(cell: Make, swept: Swept, wandb_server: WandbServer) -> None:
+def test_a_second_sync_sends_nothing(cell: Make, swept: Swept, wandb_server: WandbServer) -> None:
     folder = swept(cell(seed=0), cell(seed=1))
     assert sync(folder) == 0
     wandb_server.requests.clear()
@@ -204,7 +204,7 @@ def test_without_a_key_nobody_is_asked_for_one(
     assert "no API key; run `wandb login`, or set WANDB_API_KEY" in capsys.readouterr().err
 
 
-def test_what_the_environment_says_to_wandb_changes_no_run(
+def test_environment_variables_of_wandb_change_no_run(
     cell: Make,
     swept: Swept,
     wandb_server: WandbServer,

@@ -76,7 +76,7 @@ def test_accuracy_is_against_percent_remaining_by_line_with_the_range_of_the_see
 
 
 @pytest.mark.parametrize(("band", "says"), [("ci", "95% t interval"), ("sd", "1 standard dev")])
-def test_a_band_has_the_edges_of_the_report(
+def test_a_band_of_the_dashboard_has_the_edges_of_the_report(
     sweep: Path, wandb_server: WandbServer, band: str, says: str
 ) -> None:
     view, _ = saved(sweep, wandb_server, band=band)

@@ -141,7 +141,7 @@ def test_files_that_were_removed_are_not_written_again(
     assert len(once(folder)) == 3
 
 
-def test_whatever_wandb_waits_for_has_the_trackers_limit(
+def test_every_wait_of_wandb_has_the_time_limit_of_the_tracker(
     cell: Make, swept: Swept, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb

@@ -320,7 +320,7 @@ FLIP = "torchvision.transforms.v2.functional.horizontal_flip_image"
         ({"task": padded()}, "are ignored: loss 0, metrics.token_accuracy -100; give all"),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_combinations_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan([tiny_cell(**{**REGRESSION, **changes})])
 
@@ -344,7 +344,7 @@ def test_targets_of_another_shape_than_outputs_are_not_broadcast() -> None:
         stack.loss(numbers(1, B, 6), numbers(1, B))
 
 
-def test_a_search_is_told_the_main_metric_and_may_be_told_of_a_loss(tmp_path: Path) -> None:
+def test_a_search_is_rewarded_by_the_main_metric_even_if_lower_is_better(tmp_path: Path) -> None:
     amc = yaml.safe_load((CONF / "method/amc.yaml").read_text())
     small = {"episodes": 4, "warmup": 2}
     task = {**REGRESSION["task"], "metric": "mse"}
@@ -523,7 +523,7 @@ def test_a_label_of_minus_1_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_targets_that_are_no_numbers_are_for_a_loss_of_ones_own(value: float) -> None:
+def test_targets_of_other_types_need_a_user_defined_loss(value: float) -> None:
     """One NaN makes each loss of its split NaN, and the first evaluation would be the best."""
     targets = torch.tensor([[0.0], [value]])
     with pytest.raises(ValueError, match="task: targets of `mine` hold NaN .* your own loss"):

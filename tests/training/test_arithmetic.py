@@ -177,7 +177,7 @@ def test_rows_from_before_there_was_a_precision_are_float32(cell: Make, run: Run
         (["deterministic=1"], "deterministic: got 1; give true or false"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_one_line(
+def test_a_precision_that_the_device_lacks_is_refused_in_one_line(
     words: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "seed=0", "device=cpu", *words]) != 0

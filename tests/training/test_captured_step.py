@@ -343,7 +343,7 @@ def test_a_step_that_lists_a_tensor_is_refused() -> None:
         captured(step, total.device, restore=[total])
 
 
-def test_what_python_decides_anew_is_not_repeated_and_so_is_noticed() -> None:
+def test_a_decision_of_python_in_a_captured_step_is_noticed() -> None:
     total, count = torch.zeros(()), 0
 
     def step() -> None:

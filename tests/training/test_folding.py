@@ -110,7 +110,7 @@ CHANNEL_BY_CHANNEL: dict[str, Way] = {
 
 
 @pytest.mark.parametrize("way", CHANNEL_BY_CHANNEL)
-def test_what_treats_channels_one_by_one_is_computed(way: str) -> None:
+def test_operations_that_treat_channels_one_by_one_are_computed(way: str) -> None:
     assert_equal_to_the_loop(lambda: Between(CHANNEL_BY_CHANNEL[way]), "grouped", 3)
 
 
@@ -163,7 +163,7 @@ OTHER_WIDTHS: dict[str, tuple[Way, int]] = {
 @pytest.mark.parametrize("spread", [0.0, 1e-9, 1.0])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("way", [*MIXING, *OTHER_WIDTHS])
-def test_what_mixes_channels_is_refused_however_equal_replicates_are(
+def test_operations_that_mix_channels_are_refused_even_if_replicates_are_equal(
     way: str, count: int, spread: float
 ) -> None:
     change, channels = OTHER_WIDTHS.get(way) or (MIXING[way], C)
@@ -178,7 +178,7 @@ def test_what_mixes_channels_is_refused_however_equal_replicates_are(
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
-def test_what_mixes_in_training_alone_is_refused(how: str) -> None:
+def test_operations_that_mix_only_in_training_are_refused(how: str) -> None:
     class Noted(Between):
         def forward(self, x: Tensor) -> Tensor:
             outputs = super().forward(x)
@@ -206,7 +206,7 @@ def test_gradients_that_mix_replicates_are_refused(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
-def test_what_asks_for_a_type_of_its_own_is_tried_all_the_same(how: str) -> None:
+def test_a_model_with_a_type_of_its_own_is_tried_in_float64_too(how: str) -> None:
     net = Between(lambda x: x.to(torch.bfloat16).float(), lambda x: x.half().float())
     ours, loop = (Stack(net, 2, backend=name) for name in (how, "loop"))
     x, y = batch(2, 6)
@@ -214,7 +214,7 @@ def test_what_asks_for_a_type_of_its_own_is_tried_all_the_same(how: str) -> None
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
-def test_what_computes_a_part_again_in_the_backward_pass_is_tried_with_its_own_weights(
+def test_a_checkpointed_block_is_tried_with_its_own_weights(
     how: str,
 ) -> None:
     class Again(nn.Module):
@@ -241,7 +241,7 @@ def test_an_evaluation_of_one_example_is_no_reason_to_refuse(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["stacked", "grouped"])
-def test_what_cannot_be_tried_is_refused_by_its_own_error(how: str) -> None:
+def test_a_model_that_cannot_be_tried_is_refused_with_its_own_error(how: str) -> None:
     def strict(x: Tensor) -> Tensor:
         assert x.dtype == torch.float32, "float32 only"
         return x
@@ -409,7 +409,7 @@ class Overflows(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["stacked", "grouped"])
-def test_what_cannot_be_compared_is_refused(backend: str) -> None:
+def test_a_model_whose_outputs_overflow_is_refused(backend: str) -> None:
     torch.manual_seed(0)
     stack = Stack(Overflows(), 3, backend=backend)
     with pytest.raises(ValueError, match=f"backend: `{backend}` needs"):

@@ -43,7 +43,7 @@ def differentiated(function: Callable[[Tensor], Tensor]) -> None:
         lambda: torch.allclose(X, X),
     ],
 )
-def test_what_the_host_waits_for_is_found(step: Callable[[], object]) -> None:
+def test_operations_for_which_the_host_waits_are_found(step: Callable[[], object]) -> None:
     with HostWaits() as host:
         step()
     assert host.found
@@ -61,7 +61,7 @@ def test_what_the_host_waits_for_is_found(step: Callable[[], object]) -> None:
         lambda: differentiated(lambda x: torch.where(MASK, x, -x).cumsum(0).topk(1).values),
     ],
 )
-def test_what_it_does_not_wait_for_is_not(step: Callable[[], object]) -> None:
+def test_operations_without_a_wait_are_not_found(step: Callable[[], object]) -> None:
     with HostWaits() as host:
         step()
     assert host.found == []
@@ -80,7 +80,7 @@ def test_what_it_does_not_wait_for_is_not(step: Callable[[], object]) -> None:
         (lambda x: x * torch.tensor(2.0), []),
     ],
 )
-def test_what_is_sent_between_host_and_device_is_found(
+def test_copies_between_host_and_device_are_found(
     step: Callable[[Tensor], object], found: list[str]
 ) -> None:
     with FakeTensorMode(), HostWaits() as host:
@@ -188,7 +188,7 @@ def test_a_step_that_fails_without_a_graph_too_fails_at_once(cuda: Cuda) -> None
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_where_memory_is_short_a_capture_fails_so_that_the_stack_is_halved(
+def test_a_capture_without_enough_memory_fails_so_that_the_stack_is_halved(
     cuda: Cuda, error: RuntimeError, ends_badly: bool, call: int
 ) -> None:
     cuda.ends_badly = ends_badly
@@ -198,7 +198,7 @@ def test_where_memory_is_short_a_capture_fails_so_that_the_stack_is_halved(
     assert cuda.now == "default"
 
 
-def test_where_the_device_is_unusable_a_capture_fails(cuda: Cuda) -> None:
+def test_a_capture_on_an_unusable_device_fails(cuda: Cuda) -> None:
     cuda.broken = True
     with pytest.raises(RuntimeError, match="not permitted"):
         graphed(Fails(3, RuntimeError(REFUSED)), "cuda")
@@ -210,7 +210,7 @@ def test_a_process_in_which_torch_can_capture_no_more_does_not_try(cuda: Cuda) -
     assert graphed(step, "cuda") is step and step.calls == cuda.captures == 0
 
 
-def test_what_a_graph_reads_stays_when_a_model_forgets_it(cuda: Cuda) -> None:
+def test_tensors_that_a_graph_reads_are_kept_after_the_model_drops_them(cuda: Cuda) -> None:
     kept, total = [torch.ones(3)], torch.zeros(3)
 
     def step() -> None:
@@ -224,7 +224,7 @@ def test_what_a_graph_reads_stays_when_a_model_forgets_it(cuda: Cuda) -> None:
     assert before[0]() is None and before[1]() is total
 
 
-def test_what_a_step_makes_is_not_held() -> None:
+def test_tensors_that_a_step_creates_are_not_kept() -> None:
     leaf = X.clone().requires_grad_()
     with HostWaits() as host:
         made = torch.relu((leaf @ leaf).add_(1))

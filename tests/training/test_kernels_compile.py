@@ -37,7 +37,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("products", ["*fp32", "*bf16"])
-def test_those_of_a_chain(products: str, capability: int) -> None:
+def test_the_recorded_kernels_of_a_chain(products: str, capability: int) -> None:
     pytest.importorskip("triton")
     kernels = importlib.import_module(CHAIN)
     types = dict.fromkeys(("x", "logits", "ahead"), products)
@@ -56,7 +56,7 @@ def test_those_of_a_chain(products: str, capability: int) -> None:
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("skips", [True, False])
-def test_those_of_an_update(skips: bool, capability: int) -> None:
+def test_the_recorded_kernels_of_an_update(skips: bool, capability: int) -> None:
     pytest.importorskip("triton")
     update = importlib.import_module(UPDATE)
     types = dict.fromkeys(("weights", "grads", "first", "second", "steps", "rate"), "*fp32")

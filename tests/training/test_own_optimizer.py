@@ -87,7 +87,7 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [*FIT, OWN, "fixtures.strange_optimizers.Telling"])
-def test_all_of_torch_s_are_taken_on_what_they_fit(name: str) -> None:
+def test_every_optimizer_of_torch_trains_the_networks_that_it_fits(name: str) -> None:
     shapes = SHAPES.values() if name != "Muon" else [SHAPES["weight"]]
     check_optimizer(call_of(name), list(shapes), lr=1e-3)
 
@@ -217,7 +217,7 @@ def test_the_logits_of_a_mask_decay_as_its_method_says_whatever_the_optimizer_ca
         assert [group["weight_decay"] for group in made.param_groups] == expected
 
 
-def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
+def test_an_optimizer_that_adds_state_after_its_first_step_is_refused() -> None:
     layout = BufferLayout.of_shapes(SHAPES)
     weights, grads = drawn(layout, 0), drawn(layout, 1)
     late = OwnOptimizer(Call("fixtures.strange_optimizers.Late"), weights, grads, layout, lr=0.1)
@@ -226,7 +226,7 @@ def test_what_is_kept_only_from_a_later_step_on_is_refused() -> None:
         late.step(0.1)
 
 
-def test_what_a_resumed_training_would_forget_is_refused(
+def test_an_optimizer_whose_state_a_checkpoint_would_lose_is_refused(
     cell: Callable[..., Cell], tmp_path: Path
 ) -> None:
     warming = cell_of(cell, "fixtures.strange_optimizers.Warming")

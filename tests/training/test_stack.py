@@ -222,7 +222,7 @@ def test_a_diverged_replicate_leaves_the_others_bit_identical(net, how):
 
 
 @pytest.mark.parametrize("how", ["loop", "stacked", "grouped", "vmap"])
-def test_looking_at_the_logits_changes_nothing(how):
+def test_evaluating_logits_changes_nothing(how):
     stack = _stack_of(Plain(NETS["resnet"], torch.float32), how)
     stack.loss(*_batch(0))
     before, grads = stack.state(), stack.grads.clone()
@@ -341,7 +341,7 @@ def test_a_chain_is_flatten_and_linear_layers_with_relu_between(layers, chained)
     assert (choose_backend(nn.Sequential(*layers), torch.device("cpu")) == "chain") is chained
 
 
-def test_a_hook_is_no_part_of_a_chain():
+def test_a_module_with_a_hook_is_not_a_chain():
     net, calls = NETS["fc"](), []
     net.register_forward_hook(lambda *_: calls.append(1))
     stack = Stack(net, 2)
@@ -362,7 +362,7 @@ def _halved(*args: Any) -> tuple[Tensor | None, ...]:
     ],
     ids=["backward hook", "backward pre-hook", "forward of its own"],
 )
-def test_what_a_layer_does_beside_its_class_is_computed(change):
+def test_what_a_subclass_adds_to_a_layer_is_computed(change):
     def net():
         layers = nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, K)
         change(layers[3])
@@ -380,7 +380,7 @@ def test_what_a_layer_does_beside_its_class_is_computed(change):
 
 
 @pytest.mark.parametrize("how", ["loop", "stacked", "grouped", "vmap"])
-def test_a_layer_that_stands_in_two_places_has_the_gradients_of_both(how):
+def test_a_layer_that_is_used_twice_has_the_gradients_of_both_uses(how):
     def net():
         shared = nn.Linear(8, 8)
         first, last = nn.Linear(192, 8), nn.Linear(8, K)

@@ -177,7 +177,7 @@ def test_a_search_is_known_by_what_it_tries(cell: Make) -> None:
         ({"protocol": "ticket"}, "amc cannot search for tickets"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

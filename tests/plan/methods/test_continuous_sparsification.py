@@ -295,7 +295,7 @@ def test_beta_1_is_another_search(cell: Make) -> None:
         ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no lenght"),
     ],
 )
-def test_what_is_out_of_range_is_said_when_the_plan_is_made(
+def test_an_argument_out_of_range_is_refused_when_the_plan_is_made(
     cell: Make, options: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

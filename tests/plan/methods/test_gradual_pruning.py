@@ -38,7 +38,7 @@ def test_the_last_pruning_is_at_the_end_and_leaves_exactly_the_target(end: int) 
     assert left == sorted(left, reverse=True) and left[0] == 10_000 and left[-1] == 1234
 
 
-def test_what_is_left_is_rounded_to_the_nearest_number() -> None:
+def test_the_number_of_kept_weights_is_rounded_to_the_nearest() -> None:
     gradual = Gradual("global", (1,), begin=0, end=3, every=1, power=1.0)
     # of 9 weights 0, 2.67, 5.33 and 8 are pruned
     assert [gradual.remaining(9, 1, step) for step in range(4)] == [9, 6, 4, 1]
@@ -101,7 +101,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
         ({"finetune": {"lenght": "2ep"}}, "method.finetune: .*takes no lenght"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -129,7 +129,7 @@ def test_a_ticket_of_imp_continued_has_its_mask_on_the_dense_run_s_early_weights
     assert len(made.units) == 1 + 3 + 2, "the last level needs no further search"
 
 
-def test_what_a_learned_mask_and_a_criterion_keep_is_trained_in_one_stack(
+def test_tickets_of_a_learned_mask_and_of_a_criterion_train_in_one_stack(
     cell: Make, run: Run
 ) -> None:
     learned = "lt_sweeps.plan.methods.continuous_sparsification"
@@ -167,7 +167,7 @@ def test_a_sparsity_takes_as_many_rounds_of_twenty_percent_as_logarithms_say() -
         ({**CONTINUED, "protocol": "ticket", "to": "4ep"}, "reset.to: 4ep is the end of the tra"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, method: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -153,7 +153,7 @@ def test_channels_leave_whole_or_not_at_all(cell: Make, run: Run) -> None:
         ({"mask": "fixed"}, "method.mask: got 'fixed'; give one of gate, binary, sample, none"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, options: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

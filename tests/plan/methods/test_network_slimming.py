@@ -173,7 +173,7 @@ def test_the_result_is_one_and_the_penalised_training_a_search_for_it(cell: Make
         ),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, model: dict | None, message: str
 ) -> None:
     group = {} if model is None else {"model": model}

@@ -151,7 +151,7 @@ def test_it_needs_no_dense_network(cell: Make, run: Run) -> None:
         ({"multiplier": 0}, {}, "method.multiplier: 0; give 1 or more"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, schedule: dict, message: str
 ) -> None:
     one_shot = {"_target_": "lt_sweeps.sparsity.schedules.one_shot", "sparsity": 0.8, **schedule}

@@ -121,7 +121,7 @@ def test_all_transfers_of_a_ticket_share_its_search(cell: Make) -> None:
         ({"to": "2ep"}, "method: to=2ep, restart=False with weights=source"),
     ],
 )
-def test_what_is_wrong_is_said_when_the_plan_is_made(
+def test_a_wrong_argument_is_refused_when_the_plan_is_made(
     cell: Make, change: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
