@@ -20,7 +20,7 @@ from lt_sweeps.storage.store import Store
 TINY = [
     *("seed=0", "dataset=synthetic", "recipe.length=2it", "recipe.evaluate_every=1it"),
     *("recipe.batch_size=8", "model.net.hidden=[12,8]"),
-    # A default, which a method may leave aside; what is given to it must be taken.
+    # A default, which a method may ignore; a method must accept the keys that are set for it.
     "hydra.sweeper.params.mask_criterion=large_final",
     *("dataset.train=16", "dataset.validation=8", "dataset.test=8", "dataset.classes=4"),
 ]
@@ -92,7 +92,7 @@ def test_an_option_trains_two_steps(
     assert [row["level"] for row in results] == list(range(first, first + len(results)))
     scored = {unit.stage.key for unit in made.units if isinstance(unit.stage, Evaluate)}
     assert all(row["train_steps"] == (0 if row["stage"] in scored else 2) for row in rows)
-    if not option.endswith("_single"):  # its mask has any size, whatever the schedule asks for
+    if not option.endswith("_single"):  # the schedule does not set the size of its mask
         assert audit(store.root, sample="all", console=Console(quiet=True))
 
 

@@ -41,7 +41,7 @@ TINY = {
     "hydra.sweeper.params.mask_criterion": "large_final",
     "report.figures": "[curves]",
 }
-# A choice of one of these leaves the key aside that only some of its options have.
+# If an option of these groups is chosen, this key is dropped: only some of the options have it.
 REPLACES = {"schedule": "schedule.levels", "method": "schedule.levels"}
 
 

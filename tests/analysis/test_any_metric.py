@@ -247,7 +247,7 @@ def test_what_a_header_says_is_what_a_record_has() -> None:
 def test_a_metric_beside_the_main_one_keeps_its_direction(
     tmp_path: Path, kind: str, sweep: FakeSweep
 ) -> None:
-    # Its name does not tell that it is better low, and no record is judged by it.
+    # The name does not say that lower is better, and no record has it as its main metric.
     accuracy = {"_target_": "lt_sweeps.training.metrics.accuracy"}
     task = {
         "loss": {"_target_": "torch.nn.functional.cross_entropy"},
@@ -290,7 +290,7 @@ def test_a_search_for_the_worst_is_refused(objective: str, option: str, better: 
     task = yaml.safe_load((CONF / "task" / f"{option}.yaml").read_text())
     asked = Objective.of(objective)
     asked.check_direction(better, task)
-    asked.check_direction("None", task)  # a sweeper that says none
+    asked.check_direction("None", task)  # a sweeper without a direction
     (worse,) = {"minimize", "maximize"} - {better}
     with pytest.raises(ValueError, match=f"hydra.sweeper.direction: got {worse}, .*give {better}"):
         asked.check_direction(worse, task)

@@ -135,7 +135,7 @@ def test_a_network_without_a_weight_ends_the_margin(sweep: FakeSweep) -> None:
 def test_the_peak_is_picked_by_validation_or_by_test(sweep: FakeSweep) -> None:
     sweep.cell("a", accuracies=[0.95, 0.6, 0.8], sparsities=HALVES, val=[0.95, 0.9, 0.5])
     assert found(sweep)["peak"].values["0"] == 0.6
-    assert found(sweep, select="test")["peak"].values["0"] == 0.8  # dense is no ticket
+    assert found(sweep, select="test")["peak"].values["0"] == 0.8  # dense is not a ticket
 
 
 def test_a_run_that_lost_a_level_has_no_area_and_is_missing_from_n(sweep: FakeSweep) -> None:
@@ -288,7 +288,7 @@ def test_a_run_that_diverged_between_two_levels_has_no_area(sweep: FakeSweep) ->
     """Interpolating over the gap would give a failed run the score of a run that did not fail."""
     sweep.cell("a", accuracies=[0.9, None, 0.8], sparsities=HALVES)
     assert not found(sweep)["area"].values
-    # what lies beyond the density that all lines reach does not count
+    # densities that only some lines reach do not count
     sweep.cell("a", 1, accuracies=[0.9, 0.7, None], sparsities=HALVES)
     assert found(sweep, least=50)["area"].values == pytest.approx({"1": 0.8})
 

@@ -109,7 +109,7 @@ def test_equivalence_is_two_one_sided_tests_and_not_a_large_p(same_draws: bool) 
             result = stats.ttest_ind(np.array(near) - end, ONE, equal_var=False, alternative=side)
         p.append(float(result.pvalue))
     assert tested(near, ONE).p_equivalent == pytest.approx(max(p))
-    # Two seeds see no difference, however large it may be, and do not show that there is none.
+    # Two seeds show no difference, however large it is, and they show no equivalence either.
     two = tested([1.0, 9.0], [8.0, 2.5])
     assert two.p > 0.9 and two.p_equivalent > 0.3
     assert math.isnan(tested([1.0], [1.0]).p_equivalent) and math.isnan(tested([], []).p_equivalent)

@@ -120,7 +120,7 @@ def rounds(
     for _ in range(count):
         for name, (part, repeats) in timed.items():
             if repeats > 1:
-                part()  # what the part before it has driven out of the cache comes back
+                part()  # refills the cache that the previous part has emptied
             start = time.process_time()
             for _ in range(repeats):
                 part()

@@ -138,7 +138,7 @@ class Bench:
         """Run a part of the benchmark; if it fails, print the error and continue."""
         try:
             yield
-        except Exception as error:  # whatever it is: the machine is lent for minutes
+        except Exception as error:  # any error: the other parts still run
             reason = f"{name}: {type(error).__name__}: {str(error).splitlines()[:1]}"
             (self.left_out if may_fail else self.failures).append(reason)
             print("left out:" if may_fail else "failed:", reason, flush=True)
@@ -259,9 +259,6 @@ def machine(device: torch.device) -> dict[str, str]:
     return about
 
 
-# ---- the limits of the device
-
-
 def peaks(bench: Bench) -> dict[str, float]:
     """Measure GB/s of a copy, TFLOP/s of a product by precision, microseconds per graph node."""
     size, side = (2**20, 128) if bench.tiny else (2**30, 8192)
@@ -324,9 +321,6 @@ def arithmetic(bench: Bench, precision: str) -> Iterator[AbstractContextManager[
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-# ---- one net in one precision
 
 
 def _measure(bench: Bench, name: str, net: Net, precision: str, replicates: list[int]) -> None:
@@ -563,9 +557,6 @@ def cell(net: Net, precision: str, seed: int) -> Cell:
     return Cell(Config(config), {group: group for group in keys.GROUPS}, ())
 
 
-# ---- open_lth
-
-
 def open_lth(bench: Bench, folder: Path) -> Row:
     """The training loop of open_lth on its LeNet, with its loader and MNIST of random pixels."""
     sys.path.insert(0, str(folder.resolve()))
@@ -598,9 +589,6 @@ def open_lth(bench: Bench, folder: Path) -> Row:
     train.train(asked.training_hparams, model, loader, str(bench.scratch), [note], end_step=steps)
     gaps = [1e3 * (after - before) for before, after in pairwise(times[5:])]
     return Row("fc", "open_lth", "torch's own", 1, median(gaps))
-
-
-# ---- what it leaves
 
 
 HEADER = (

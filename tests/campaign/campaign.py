@@ -106,8 +106,6 @@ class DisturbedSweep:
         self.clock = 0  # days by which the next launcher's clock is wrong
         self.full_until = 0.0
 
-    # -- running it ---------------------------------------------------------------------------
-
     def start(self) -> None:
         """Start one more launcher with the same command line."""
         self.launchers.append(self._process("", *self.all_words()))
@@ -166,8 +164,6 @@ class DisturbedSweep:
         """The command line that a user types to compute the sweep."""
         return [*SMALL, *self._patient(), *self.words]
 
-    # -- what it holds ------------------------------------------------------------------------
-
     def results(self) -> dict[str, object]:
         """Every ticket's bytes, record and config, without what says how it was computed."""
         results: dict[str, object] = {}
@@ -206,8 +202,6 @@ class DisturbedSweep:
             for path in self.outputs.glob("*")
             if "Traceback" in path.read_text(errors="replace")
         ]
-
-    # -- what is done to it -------------------------------------------------------------------
 
     def kill(self) -> str:
         return self._signal(signal.SIGKILL)
@@ -478,11 +472,11 @@ class Campaign:
             outcome.failures.append(f"touched by a command that only reads: {touched}")
         for path in hit:
             name = path.relative_to(sweep.root)
-            # A cell is named by its folder: which of its files is wrong, nobody can know.
+            # A cell is named by its folder, because audit cannot know which of its files is wrong.
             said = str(name.parent if name.parts[0] == "runs" else name)
-            # Without its DONE a cell is one that is not finished, whatever its records hold.
+            # Without DONE a cell counts as unfinished, even if its records are damaged.
             open_cell = name.parts[0] == "runs" and not (path.parent / "DONE").exists()
-            # A config is compared with the manifest's; audit fails by a manifest that is damaged.
+            # A config is compared with the manifest's, and a damaged manifest fails the audit.
             unknown = name.name == "config.yaml" and "manifest.json: " in told
             kept = path.exists() and not open_cell and not unknown
             if _kind(path) in NAMED and kept and said not in told:
@@ -500,7 +494,7 @@ class Campaign:
             sweep.start()
         if not sweep.launchers:
             sweep.start()
-        # Once more: a file that was damaged after the last run had read it is found by this one.
+        # Once more, to find a file that was damaged after the last run had read it.
         sweep.finish()
         sweep.start()
         if sweep.finish() != 0:

@@ -196,7 +196,7 @@ def _raising(error: BaseException) -> Callable[..., NoReturn]:
 def test_a_mistake_is_one_line_and_status_1(answer: Answer, words: list[str], line: str) -> None:
     status, text = answer(*words)
     assert status == 1
-    # `*` stands for what depends on the place or on what else is installed
+    # `*` stands for text that depends on the folder or on installed packages
     expected = ".*".join(map(re.escape, f"error: {line}\n".split("*")))
     assert re.fullmatch(expected, text), text
 
@@ -448,7 +448,7 @@ def test_an_interrupt_while_the_process_ends_is_no_traceback() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts what it puts in the background with SIGINT ignored.
+        # A shell starts background processes with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None

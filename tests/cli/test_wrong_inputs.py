@@ -63,7 +63,7 @@ WRONG = {
     "--config-dir=own tracker=event": "tracker: `threading.Event` lacks every, per_minute, linger,",
     "--config-dir=own hydra/launcher=bare": "hydra: the yaml of hydra/launcher or hydra/sweeper ",
     "--config-name experiment/a/b": "--config-name: got experiment/a/b; write experiment=a/b",
-    # one value or several, a key that has none, and a plus or tilde too many
+    # one value or several, a key without a value, and a plus or tilde too many
     "seed=[0,1]": "seed: got [0, 1]; give a whole number from 0 up; several are seed=0,1,2",
     "seeds=5": "seeds: got 5; give a role its own seed, such as seeds.init=7 ",
     "recipe.lr=[0.1,0.2]": "recipe.lr: got [0.1, 0.2]; *to try each, write 0.1,0.2 without",

@@ -160,7 +160,7 @@ def test_an_installed_package_counts_by_what_its_installer_listed(lab: Path, mon
     monkeypatch.syspath_prepend(site)
     package.write_text("import lab.other\n")
     by_hand = edited(lab / "lab/crit.py", "from", "import labtool, torch, os\nfrom")
-    assert set(by_hand) - BEHIND == {"labtool", "lab.other"}  # nobody listed it: it is read
+    assert set(by_hand) - BEHIND == {"labtool", "lab.other"}  # no installer listed it
 
     seen = set[str]()
     for version, line in (("1.0", "a.py,sha256=1,9"), ("1.1", "a.py,sha256=1,9"), ("1.1", "")):

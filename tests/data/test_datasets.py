@@ -51,7 +51,7 @@ GRAYS = {"cat": 10, "dog": 200}
 @pytest.fixture
 def offline(monkeypatch):
     """Let torchvision download from a local port on which no server listens."""
-    with socket.socket() as silent:  # ours, so that nobody else comes to listen on it
+    with socket.socket() as silent:  # bound, so that no other process listens on it
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         monkeypatch.setenv("no_proxy", "*")
@@ -95,9 +95,6 @@ def draw_tree(root, *, count=10, parts=("",), side=8):
 def prepared(dataset):
     dataset.prepare()
     return dataset.load()
-
-
-# What the arguments alone tell.
 
 
 @pytest.mark.parametrize(
@@ -152,9 +149,6 @@ def test_only_normalized_cifar_has_a_mean_and_std():
 def test_impossible_sizes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# Splits.
 
 
 @pytest.mark.parametrize(
@@ -224,9 +218,6 @@ def test_colour_images_become_channels_first():
     split = _tensors(Picture)
     assert split.inputs.shape == (1, 3, 2, 4)
     assert split.inputs[0, :, 1, 2].tolist() == [18, 19, 20]
-
-
-# Offline.
 
 
 def test_mnist_offline_names_the_files_and_where_to_put_them(offline, tmp_path):
@@ -331,9 +322,6 @@ def test_another_copy_of_the_digits_is_refused(monkeypatch):
         digits().load()
 
 
-# Synthetic.
-
-
 def test_synthetic_is_a_function_of_its_seed():
     first, again, other = (synthetic(seed=seed).load()["train"].inputs for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -353,9 +341,6 @@ def test_synthetic_without_noise_is_its_prototypes():
 
 def test_synthetic_classes_are_equally_frequent():
     assert synthetic(classes=4, train=20).load()["train"].targets.bincount().tolist() == [5] * 4
-
-
-# Image folders.
 
 
 def test_an_image_folder_is_drawn_into_disjoint_complete_splits(tmp_path):
@@ -509,7 +494,7 @@ def test_files_are_read_again_only_when_one_has_changed(tmp_path, monkeypatch):
     assert afresh(root, tmp_path).fingerprint == first.fingerprint and len(reads) == 40
     for note in (tmp_path / "image_folder").glob("*.content"):
         note.write_text(note.read_text().replace(first.fingerprint[:6], "000000"))
-    assert afresh(root, tmp_path).fingerprint == first.fingerprint  # a damaged note is no answer
+    assert afresh(root, tmp_path).fingerprint == first.fingerprint  # a damaged note is not used
 
 
 def test_a_file_that_is_written_at_this_moment_is_read_again(tmp_path):
@@ -755,7 +740,7 @@ def test_random_damage_to_image_files_is_answered_in_one_line(tmp_path):
         whole[kind] = target.getvalue()
     read = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of what it could not read
+        warnings.simplefilter("ignore")  # Pillow's own warning
         for turn in range(210):
             blob = bytearray(whole[list(whole)[turn % 7]])
             for _ in range(draws.randint(1, 6)):

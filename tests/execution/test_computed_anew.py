@@ -40,7 +40,7 @@ def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, mon
     monkeypatch.setattr(stage, "NUMERICS", stage.NUMERICS + 1)
     monkeypatch.setattr(anew, "code_version", lambda: "2.0")
     assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]
-    for number in range(4):  # later sweeps, none of which was finished
+    for number in range(4):  # later sweeps that have no results
         later = planned(recipe__lr=1.0 + number)
         Submission(later, settings(tmp_path, f"later-{number}")).freeze([Pack(later.units)])
     assert why() == [f"{since} lt_sweeps 1.0 became 2.0"]

@@ -32,7 +32,7 @@ def script(
 
 UNTIL_SIGNALLED = "rm -f signalled; touch begun; until [ -e signalled ]; do sleep 0.01; done"
 SAVES = """bash -c 'trap "exit 75" TERM; touch begun; while :; do sleep 0.05; done'"""
-IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # as Python, before it knows what to do on SIGTERM
+IMPORTS = "bash -c 'touch begun; exec sleep 60'"  # like Python before it handles SIGTERM
 
 
 @pytest.mark.parametrize("stop", [signal.SIGUSR2, signal.SIGTERM])

@@ -354,7 +354,7 @@ def test_a_relative_path_means_the_same_to_the_launcher_and_its_workers(
         for number in range(10):
             path = tmp_path / "here" / "pets" / name / f"{number}.bmp"
             Image.new("L", (4, 4), 100 + number).save(path)
-    monkeypatch.chdir(tmp_path / "here")  # as `resume` does, which goes to where a sweep started
+    monkeypatch.chdir(tmp_path / "here")  # `resume` also changes the folder
     words = ["dataset=image_folder", "dataset.path=pets", "dataset.size=4", "recipe.batch_size=8"]
     words += ["model.net.hidden=[4]", "schedule.levels=1", "recipe.length=2ep", "seed=0"]
     words += ["mask_criterion=random", "workers=1", "report.figures=[curves]"]

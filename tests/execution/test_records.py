@@ -62,7 +62,7 @@ def test_what_is_written_is_read_and_every_field_of_a_result_is_known(cell: Make
     assert stored.done and not stored.faults
     assert [asdict(record) for record in stored.records] == read(path)
     unknown = {name for name, value in asdict(stored.records[1]).items() if value is None}
-    # what only a learned mask has, and groups without an option in the tiny cell
+    # fields of learned masks, and groups that have no option in the tiny cell
     assert unknown - set(Record.option_columns({})) == {
         "hard_val_accuracy",
         "hard_test_accuracy",

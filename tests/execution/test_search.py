@@ -173,7 +173,7 @@ def test_a_search_is_one_sweep_with_one_report(
     with (folder / "report" / "summary.csv").open() as file:
         lines = {row["curve"] for row in csv.DictReader(file)}
     assert lines == {f"lr={rate}" for rate in RATES}
-    # Every pack names its own cells, whatever came behind them.
+    # Every pack names its own cells, although later trials added cells.
     for pack in first.packs:
         units = {unit for number in pack.cells for unit in first.cells[number].units}
         assert {*pack.units} <= units

@@ -210,7 +210,7 @@ def test_refused_jobs_can_be_fewer_and_their_canary_does_not_stay(
     assert [batch.id for batch in batches(sweep)] == [None, None]
     assert main(["resume", "mine"]) == 1
     assert re.search(r"jobs +4, each", capsys.readouterr().out)
-    for keys in (["jobs=2"], []):  # what was asked for last stays
+    for keys in (["jobs=2"], []):  # the last number of jobs is kept
         assert main(["resume", "mine", *keys]) == 1
         assert re.search(r"jobs +2, each", capsys.readouterr().out)
     names = {pack.name for pack in sweep.manifest.packs}

@@ -271,7 +271,7 @@ def test_settings_that_a_pack_changes_in_its_process_are_restored() -> None:
             torch.are_deterministic_algorithms_enabled(),
             torch.get_float32_matmul_precision(),
             torch.backends.cudnn.benchmark,
-            torch.get_rng_state().tolist(),  # a draw may leave the sum of its bytes as it is
+            torch.get_rng_state().tolist(),  # not its sum, which a draw may leave unchanged
             random.getstate(),
             str(np.random.get_state()),  # with its place in a block of numbers
             os.environ.get("LEFT_BEHIND"),
@@ -322,7 +322,7 @@ def test_a_process_forgets_the_users_modules_of_the_process_that_it_was_forked_f
         ("4,7", "cuda:1", "7"),
         ("GPU-8a,GPU-3c", "cuda:0", "GPU-8a"),
         ("MIG-5f", "cuda:0", "MIG-5f"),
-        ("", "cuda:0", ""),  # none is ours
+        ("", "cuda:0", ""),  # no GPU is visible
     ],
 )
 def test_a_process_sees_its_own_gpu_alone(

@@ -401,7 +401,7 @@ CHEAP_COLUMNS = {
 def test_an_edited_cost_or_a_row_of_a_training_that_did_not_diverge_is_a_fault_of_records(
     sweep: Path,
 ) -> None:
-    # A row is not finite too where its mask was made from a training that diverged.
+    # A row also counts as diverged if its mask was made from a training that diverged.
     folder, _, _ = last(sweep)
     rerecord(folder, 1, finite=False)
     rerecord(folder, 2, seconds=0.001)
@@ -446,7 +446,7 @@ def test_a_fault_that_only_a_repeated_training_shows_is_found(sweep: Path) -> No
     def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
         weights[0] += 1e-3
 
-    # Without stored starts, all that begins at step 4 agrees with the snapshot of it.
+    # Without stored starts, each training that begins at step 4 agrees with its snapshot.
     (snapshot,) = sweep.parent.parent.glob("tickets/*/1@4.safetensors")
     for start in sweep.parent.parent.glob("tickets/*/1@start.safetensors"):
         start.unlink()
@@ -503,7 +503,7 @@ def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) 
 def test_arms_with_equal_results_are_named(
     cell: Make, swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without trained levels in between, `transplant` goes back to what `rewind` goes back to.
+    # Without trained levels in between, `transplant` and `rewind` restart from the same weights.
     transplant = {"_target_": "lt_sweeps.sparsity.resets.transplant"}
     folder = swept(*(cell(recipe__lr=0.05, **how) for how in ({}, {"reset": transplant})))
     assert failing(folder) == ["arms"]
@@ -554,7 +554,7 @@ def test_arms_with_equal_masks_are_named_where_their_results_differ(
     arms = [
         cell(mask_criterion=large_init),
         cell(mask_criterion={"_target_": "audit_twin.twin"}, recipe__lr=0.02),
-        # The same criterion in another recipe has the same masks too, as it must.
+        # The same criterion must have the same masks in another recipe.
         cell(mask_criterion=large_init, recipe__lr=0.03),
     ]
     assert failing(swept(*arms[::2])) == []

@@ -288,7 +288,7 @@ def test_of_joined_projections_the_rows_are_used_as_often_as_their_inputs(
         cut = kept[joined].clone()
         cut[rows] = False
         found = network_size(net, {**kept, joined: cut}).flops_effective
-        # what it is multiplied with is of no use either
+        # the other factor of the product does not count either
         assert dense - found == 2 * 8 * (4 + 6), used
 
 
@@ -329,7 +329,8 @@ def test_a_tied_weight_is_one_weight_wherever_it_is_used(monkeypatch: pytest.Mon
     kept["first.weight"][0] = False
     size = network_size(net, kept)
     assert size.parameters_total == 16 + 4 * 3 + 3
-    # of unit 0 the row is gone, and with it what reads it in the end; the column reads the image
+    # The row of unit 0 is pruned, so the weights that read it do not count; its column still reads
+    # the image.
     assert size.weights_effective == 12 + 9
     assert size.flops_effective == 2 * (12 + 12 + 9)
 

@@ -80,7 +80,7 @@ def test_whether_a_sweep_of_ours_reproduces_it_is_a_test(table: Path, tmp_path: 
         "fc on mnist: random, ours against the reference: below at 2, reproduced (equivalent "
         "within 0.5 points) at 2 of 4 levels." in text
     )
-    # Seed 0 of theirs is no pair of our seed 0.
+    # Their seed 0 and our seed 0 are not a pair.
     assert {v.comparison.test for v in verdicts} == {"Welch t"}
 
 

@@ -106,7 +106,7 @@ def test_the_linear_layers_of_attention_are_followed(tied: bool) -> None:
     # of each of 5 tokens: three and one projections, four times the width and back, and 11 words
     assert dense.flops_total == dense.flops_effective == 2 * T * (4 * 64 + 2 * 8 * 32 + 8 * WORDS)
     joined = "blocks.0.attention.in_proj_weight"
-    # Without queries the keys lead nowhere, and values go on; without values nothing does.
+    # Without queries the keys reach no output, but the values do. Without values nothing does.
     for rows, gone in ((slice(0, 8), 2 * 64), (slice(8, 16), 2 * 64), (slice(16, 24), 4 * 64)):
         cut = kept[joined].clone()
         cut[rows] = False

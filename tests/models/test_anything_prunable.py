@@ -427,7 +427,7 @@ def test_a_table_that_no_state_holds_is_there_in_training(
 def test_a_table_that_is_added_begins_no_path(kind: type[nn.Module]) -> None:
     network = of(kind)
     kept = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in network.layers}
-    kept["inner.weight"][0] = False  # and what reads its unit, though the table is added to it
+    kept["inner.weight"][0] = False  # also ends the weights that read this unit
     assert network_size(network, kept).weights_effective == 7 * 16 + 7 * 4
 
 

@@ -52,7 +52,7 @@ def test_records_are_written_row_by_row_as_a_frame_would_write_them(
     found: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = csv_bytes(records_table(found.curves))
-    monkeypatch.setattr(csv_tables.pd, "DataFrame", None)  # none is made
+    monkeypatch.setattr(csv_tables.pd, "DataFrame", None)  # the function must not create one
     assert records_csv(found.curves) == whole
     assert records_csv([]).startswith(b"curve,format,experiment,")
     assert len(records_csv([]).splitlines()) == 1

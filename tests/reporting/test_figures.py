@@ -589,7 +589,7 @@ def test_lines_stay_apart_without_colour() -> None:
     look = list(line_styles([str(i) for i in range(12)]).values())
     assert len({(style.marker, str(style.dash)) for style in look}) == 12
     shades = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(to_rgb, _colours(look))]
-    assert max(shades) < 0.75  # none is too pale for paper
+    assert max(shades) < 0.75  # every colour is dark enough for paper
 
 
 def test_twelve_lines_have_colours_that_red_green_colour_blindness_does_not_mix() -> None:

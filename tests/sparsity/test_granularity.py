@@ -248,7 +248,7 @@ def test_the_sizes_of_groups(value: str, layer: str, shape: list[int]) -> None:
     [
         ("filter", "output.weight"),  # its rows are classes
         ("neuron", "output.weight"),
-        ("2:4", "conv.weight"),  # two inputs are no multiple of four
+        ("2:4", "conv.weight"),  # two inputs are not a multiple of four
         ("head", "conv.weight"),
         ("kernel", "output.weight"),
     ],

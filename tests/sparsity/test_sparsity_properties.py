@@ -213,6 +213,6 @@ def test_a_freeze_gives_zero_or_the_weights_own_value(network, draw):
             assert ((values == 0) | (values == one)).all()
         zeros = freezes.random_zeros(one, two, ~cut, cut, noise, pinned_too=False)
         assert ((zeros == 0) | (zeros == one))[cut].all()
-        assert torch.equal(zeros[~cut], two[~cut])  # pinned before, and left as it is
+        assert torch.equal(zeros[~cut], two[~cut])  # weights pinned before are unchanged
         both = (freezes.variant(one, two) == 0) & (freezes.reversed_variant(one, two) == 0)
         assert not (both & (one != 0)).any()

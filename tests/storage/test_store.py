@@ -195,7 +195,7 @@ def test_what_a_computation_took_is_kept_beside_the_tickets_of_a_stage(store: St
     folder = store.path("key", 3).parent
     assert [store.cost("key", seed).seconds for seed in (3, 4, 5, 6)] == [1.5, None, 1.5, 2.5]
     assert [path.name for path in folder.iterdir()] == ["costs.jsonl"]
-    # A line that a kill has cut short is no cost, and spoils none.
+    # A line that a kill has cut short does not count, and does not damage the other lines.
     path = folder / "costs.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     assert [store.cost("key", seed).seconds for seed in (3, 5, 6)] == [1.5, 1.5, None]

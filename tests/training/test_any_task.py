@@ -507,7 +507,7 @@ def test_a_class_that_is_none_is_refused_in_every_split(
 def test_a_token_that_is_none_is_refused_and_one_that_does_not_count_is_not() -> None:
     tokens, data = torch.tensor([[1, -100], [3, 2]]), "mine"
     kind("tokens").check_targets(tokens, data, 4)
-    kind("tokens").check_targets(tokens.clamp(max=-100), data, 4)  # none counts
+    kind("tokens").check_targets(tokens.clamp(max=-100), data, 4)  # no label counts
     own = {**OTHER_TASKS["top_2"], "metrics": {"own": {"_target_": f"{HERE}root_mean_square"}}}
     TaskKind.of(own).check_targets(tokens[0], data, 4)  # a metric of one's own may leave it out
     with pytest.raises(ValueError, match="targets of `mine` go from 1 to 3; its 3 classes are 0"):

@@ -61,7 +61,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def without_waits(loop: TrainingLoop, *, eager: bool = False) -> Callable[[int], None]:
         update = make(loop, eager=eager)
-        if eager:  # the rehearsal, which looks at what it likes
+        if eager:  # the rehearsal, which may wait for the device
             return update
 
         def updated(step: int) -> None:

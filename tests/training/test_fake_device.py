@@ -227,9 +227,6 @@ def test_formulas_answer_on_the_device_of_their_evidence(
     assert asked > 3
 
 
-# ---- faults that are planted are found
-
-
 def test_a_ranking_on_the_host_is_found(
     cell: Make, fake_gpu: FakeTensorMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def files(root: Path, pattern: str = "**/*.safetensors") -> dict[str, bytes]:
 MORE = {
     "at_init": {"mask_criterion": {"_target_": "lt_sweeps.sparsity.criteria.snip", "examples": 32}}
 }
-# What else than the sparsity of a schedule replicates of one stack may differ in.
+# Arguments, besides the sparsity of a schedule, in which replicates of a stack may differ.
 VARIED: dict[str, list[dict]] = {
     "slimming": [{"percent": 0.3}, {"percent": 0.6}],
     "continuous_sparsification": [{"scaling": False, "s0": s0} for s0 in (-0.01, 0.01)],
