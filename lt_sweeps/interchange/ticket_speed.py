@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,8 +25,6 @@ from lt_sweeps.models.network import Network
 from lt_sweeps.storage.measured_speeds import MeasuredSpeed
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.training.arithmetic import Arithmetic
-
-Clock = Callable[[], float]
 
 
 def measured_speeds(
@@ -87,9 +85,7 @@ def dense_module(ticket: Ticket, network: Network) -> nn.Module:
 
 
 @torch.no_grad()
-def interleaved(
-    one: nn.Module, other: nn.Module, x: Tensor, *, n: int, clock: Clock = time.perf_counter
-) -> tuple[float, float]:
+def interleaved(one: nn.Module, other: nn.Module, x: Tensor, *, n: int) -> tuple[float, float]:
     """Return the median seconds of a forward pass of two modules, run in turn after one warm-up.
 
     Uses the fastest kernels in the inputs' type; torch's own default for convolutions is tf32.
@@ -99,11 +95,11 @@ def interleaved(
         for turn in range(n + 1):
             for which, module in enumerate((one, other)):
                 _wait(x)
-                begun = clock()
+                begun = time.perf_counter()
                 module(x)
                 _wait(x)
                 if turn:
-                    seconds[which].append(clock() - begun)
+                    seconds[which].append(time.perf_counter() - begun)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
