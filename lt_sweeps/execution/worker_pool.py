@@ -193,27 +193,9 @@ class Workers:
         self.panel.stop(job.pack, done=status == 0)
         if status == 0:
             self._waits.pop(job.pack.name, None)
-        elif status == CHANGED:
+        elif status in (CHANGED, NO_GPU) or self._once_more(status, job.pack.name):
             self.queue.insert(0, job.pack)
-            raise ChangedCode(job.reason())
-        elif status == STORAGE and not self._may_wait(job.pack.name):
-            self.queue.insert(0, job.pack)
-            raise OutOfPatience(job.reason())
-        elif self._once_more(status, job.pack.name):
-            self.queue.insert(0, job.pack)
-        elif status == NO_GPU:
-            self.queue.insert(0, job.pack)
-            if not self.running and len(self.free) == 1:
-                raise NoGpu(
-                    f"{socket.gethostname()}: {job.reason()}; no other GPU is left, so the run "
-                    "stops; nothing is lost: `resume` continues on a machine whose GPU works"
-                )
-            # A broken GPU fails at once, so it would be offered every pack before a working GPU is.
-            say(
-                f"{job.worker.device}: {job.reason()}; the run continues on the other devices, and "
-                "you need not act"
-            )
-            self.free.remove(job.worker.device)
+            self._check_retry(job)
         elif status == AGAIN:
             self.again |= set(members)
             self._fail(job.pack, members, job.reason())
@@ -227,6 +209,26 @@ class Workers:
             killed = status is not None and status < 0
             hint = "; the same command continues from its last checkpoint" if killed else ""
             self._fail(job.pack, members, job.reason() + hint)
+
+    def _check_retry(self, job: PackRun) -> None:
+        """Raise an error if no process here can try the pack again; drop a GPU that is broken."""
+        if job.status == CHANGED:
+            raise ChangedCode(job.reason())
+        if job.status == STORAGE and not self._may_wait(job.pack.name):
+            raise OutOfPatience(job.reason())
+        if job.status != NO_GPU:
+            return
+        if not self.running and len(self.free) == 1:
+            raise NoGpu(
+                f"{socket.gethostname()}: {job.reason()}; no other GPU is left, so the run stops; "
+                "nothing is lost: `resume` continues on a machine whose GPU works"
+            )
+        # A broken GPU fails at once, so it would be offered every pack before a working GPU is.
+        say(
+            f"{job.worker.device}: {job.reason()}; the run continues on the other devices, and you "
+            "need not act"
+        )
+        self.free.remove(job.worker.device)
 
     def _once_more(self, status: int | None, name: str) -> bool:
         """Whether to try a pack again whole, from its last checkpoint, instead of halving it."""
