@@ -1,6 +1,6 @@
 """Networks: ordinary `nn.Module`s, without replicates or masks, and `Network`, which describes one.
 
-Start at `network.Network.of`. To add a model, write a module and a yaml in `conf/model`.
+Start at `network.Network`. To add a model, write a module and a yaml in `conf/model`.
 """
 
 from lt_sweeps.models.conv import Conv as Conv
