@@ -167,8 +167,8 @@ def break_pickle(main: Path) -> None:
             lambda main: torch.save({"fc.weight": torch.ones(3)}, main / "mask.pth"),
             "differ in shap",
         ),
-        (lambda main: not_a_file(main / "mask.pth", "pipe"), "mask.pth: no file"),
-        (lambda main: not_a_file(main / "logger", "folder"), "logger: no file"),
+        (lambda main: not_a_file(main / "mask.pth", "pipe"), "mask.pth: not a file"),
+        (lambda main: not_a_file(main / "logger", "folder"), "logger: not a file"),
         (lambda main: (main / "logger").write_bytes(b"\xff"), "logger: not text"),
         (
             lambda main: (main / "logger").write_text("test_accuracy,60,97.0"),
@@ -278,7 +278,7 @@ def test_a_mask_is_reported_with_what_was_measured_of_it_or_without(tmp_path: Pa
         ),
         (["mask", "m.safetensors", "name=/evil"], 1, "name: '/evil' cannot name a folder"),
         (["mask", "e.safetensors"], 1, "e.safetensors: mask of w is empty"),
-        (["mask", "pipe"], 1, "import: pipe is not a safetensors file: pipe: no file"),
+        (["mask", "pipe"], 1, "import: pipe is not a safetensors file: pipe: not a file"),
     ],
 )
 def test_a_mistake_is_one_line(
