@@ -168,15 +168,15 @@ def test_a_failing_cell_is_named_with_its_logs_last_line_and_path(sweep: SweepFo
     pack, *later = sweep.packs()
     log = sweep.log(pack.name)
     log.parent.mkdir()
-    log.write_text("Traceback:\nRuntimeError: no such luck; not begun\n")
-    sweep.fail(pack.units[1], "RuntimeError: no such luck; not begun", pack.name)
+    log.write_text("Traceback:\nRuntimeError: no such luck; not started\n")
+    sweep.fail(pack.units[1], "RuntimeError: no such luck; not started", pack.name)
     for other in later:
         sweep.fail(other.units[1], "not started: it needs level 0 of seed 1", other.name)
     found, text = said(sweep)
     assert found == BROKEN
     assert "failed: cell 1 (model mask_criterion, seed 1) at level 0" in text
     assert text.count("failed: ") == 1, "the others are not at fault"
-    assert "  RuntimeError: no such luck; not begun" in text and str(log) in text
+    assert "  RuntimeError: no such luck; not started" in text and str(log) in text
 
 
 def test_logs_of_a_cell_are_those_of_the_packs_that_advance_it(sweep: SweepFolder) -> None:

@@ -197,7 +197,7 @@ def crash(final: Tensor) -> Tensor:
 def fail(final: Tensor) -> Tensor:
     if len(final) == TRIED:
         return final
-    raise RuntimeError("no such luck; not begun")
+    raise RuntimeError("no such luck; not started")
 """
 
 
@@ -221,7 +221,7 @@ def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], lis
     ("name", "message"),
     [
         ("crash", "killed by SIGKILL; the same command continues from its last checkpoint"),
-        ("fail", "RuntimeError: no such luck; not begun"),
+        ("fail", "RuntimeError: no such luck; not started"),
     ],
 )
 def test_a_crash_fails_its_pack_and_the_packs_that_need_it_and_no_others(

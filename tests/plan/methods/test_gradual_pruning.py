@@ -92,7 +92,7 @@ def test_the_best_evaluation_is_one_of_the_final_mask(cell: Make, run: Run) -> N
     ("change", "message"),
     [
         ({"begin": 0.8, "end": 0.5}, "method: begin=0.8, end=0.5; give fractions"),
-        ({"end": 1.0}, "method: begin=0.2, end=1; give parts"),
+        ({"end": 1.0}, "method: begin=0.2, end=1; give fractions"),
         ({"begin": 0.5, "end": 0.55}, "begin=0.5, end=0.55 are both step 8 of 16, so nothing"),
         ({"every": "0it"}, "method: every=0 steps"),
         ({"every": 100}, "method.every: got 100; give a "),
