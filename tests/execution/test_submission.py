@@ -298,7 +298,10 @@ def test_a_number_names_a_sweep(cells: Callable[..., list[Cell]]) -> None:
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("root", "the config of the cells has no such key; start"), ("data_dir", "it cannot be left")],
+    [
+        ("root", "the config of the cells has no such key; start"),
+        ("data_dir", "missing; every config"),
+    ],
 )
 def test_a_frozen_cell_that_lacks_a_setting_is_refused(
     cells: Callable[..., list[Cell]], tmp_path: Path, key: str, said: str

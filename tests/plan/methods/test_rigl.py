@@ -139,7 +139,7 @@ def test_it_needs_no_dense_network(cell: Make, run: Run) -> None:
     [
         ({}, {"scope": "global"}, "method: rigl needs the number of weights in each layer"),
         ({"fraction": 1.5}, {}, "method: fraction=1.5, every=2 steps"),
-        ({"end": 1.5}, {}, "method: begin=0, end=1.5; give parts"),
+        ({"end": 1.5}, {}, "method: begin=0, end=1.5; give fractions"),
         ({"begin": 0.5, "end": 0.55}, {}, "begin=0.5, end=0.55 are both step 8 of 16, so the mask"),
         ({"end": 0.05}, {}, "begin=0, end=0.05 are both step 0 of 16"),
         ({"fraction": 0.01}, {}, "fraction=0.01 replaces none of the 38 weights that the largest"),
