@@ -249,6 +249,8 @@ FAULTS = (
             "sparsity/test_pruning.py::"
             "test_scores_that_do_not_say_which_weights_stay_are_refused_by_name",
             "sparsity/test_pruning.py::test_a_reset_that_draws_by_itself_is_refused_by_name",
+            "execution/test_trial_processes.py::"
+            "test_a_part_that_remembers_an_earlier_call_is_refused_by_name",
         ),
         "draws depend on the seed alone; what draws otherwise is refused by name",
     ),

@@ -153,7 +153,7 @@ def _last_stages(config: Config, data_dir: str) -> tuple[tuple[Work, ...], bool]
         )
     for stage in trainings(*lasts):
         _check_recipe(stage.training.recipe, stage.network, stage.training.task.dataset.input_shape)
-        if _has_batch_of_one(stage):
+        if stage.has_batch_of_one:
             _check_batch_of_one(stage.network)
     return lasts, not isinstance(last, tuple)
 
@@ -171,18 +171,6 @@ def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> N
         check_clip(recipe.clip, shapes)
     if isinstance(recipe.augment, tuple):
         ImageTransforms(recipe.augment).check(shape)
-
-
-def _has_batch_of_one(stage: Work) -> bool:
-    """Whether a training, or a score's estimate of statistics, reaches a batch of one example."""
-    recipe, examples = stage.training.recipe, stage.training.task.dataset.train_size
-    first, end = stage.start.step, stage.step
-    if not stage.length:
-        first, end = 0, stage.statistics_batches
-    if recipe.batch_size == 1:
-        return first < end
-    alone = not recipe.drop_last and examples % recipe.batch_size == 1
-    return alone and first // recipe.steps_per_epoch < end // recipe.steps_per_epoch
 
 
 @functools.cache

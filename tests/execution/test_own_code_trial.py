@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
-from lt_sweeps.execution import own_code_trial
+from lt_sweeps.execution import own_code_trial, trial_processes
 from lt_sweeps.execution.own_code_trial import try_out
 from lt_sweeps.plan.planning import Plan, plan
 from lt_sweeps.plan.stages.work import trainings
@@ -254,7 +254,7 @@ def test_a_crash_and_a_hang_end_their_own_process(
 ) -> None:
     with pytest.raises(ValueError, match="model/model.yaml on .* ended its process with SIGKILL"):
         try_out(plan([tiny_cell(**model(Crash))]), tmp_path)
-    monkeypatch.setattr(own_code_trial, "_SECONDS", 0.5)
+    monkeypatch.setattr(trial_processes, "_SECONDS", 0.5)
     with pytest.raises(ValueError, match="a trial on two examples is not done after 0 seconds"):
         try_out(plan([tiny_cell(**model(Hang))]), tmp_path)
 
@@ -293,7 +293,7 @@ def test_a_last_batch_of_one_example_is_refused_when_the_plan_is_made(tmp_path: 
 
     with pytest.raises(ValueError, match="recipe.batch_size: an epoch has a batch of one example"):
         try_out(made(65), tmp_path)
-    with pytest.raises(ValueError, match=rf"_last: .*Squeezed.* train \(\S*{FILE}:\d+: Index"):
+    with pytest.raises(ValueError, match=rf"batch_size: .*Squeezed.* train \(\S*{FILE}:\d+: Index"):
         try_out(made(65, kind=Squeezed), tmp_path)
     try_out(made(66), tmp_path)
     try_out(made(65, "4it"), tmp_path)  # it ends before that batch
@@ -316,7 +316,7 @@ def test_a_model_that_passed_before_gets_the_checks_that_were_added_later(
     def refuse(trials: object) -> str:
         return str(refusal)
 
-    monkeypatch.setattr(own_code_trial, "_in_a_process_of_its_own", refuse)
+    monkeypatch.setattr(own_code_trial, "first_failure", refuse)
     try_out(made(head="first"), tmp_path)
     monkeypatch.setattr(own_code_trial.output_layer, "__file__", __file__)
     with pytest.raises(ValueError, match="a check of a later version"):
@@ -334,7 +334,7 @@ def test_code_that_passed_before_and_our_own_code_are_not_tried(
 
     own = plan([tiny_cell(**model(Named), **task("classification", output="logits"))])
     try_out(own, tmp_path)  # in a process of its own
-    monkeypatch.setattr(own_code_trial, "_in_a_process_of_its_own", count)
+    monkeypatch.setattr(own_code_trial, "first_failure", count)
     try_out(own, tmp_path)
     try_out(plan([tiny_cell(), tiny_cell(seed=1)]), tmp_path)
     assert tried == []

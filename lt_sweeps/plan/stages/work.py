@@ -85,6 +85,18 @@ class Work(Stage):
         return 0
 
     @property
+    def has_batch_of_one(self) -> bool:
+        """Whether a training, or a score's estimate of statistics, has a batch of one example."""
+        recipe, examples = self.training.recipe, self.training.task.dataset.train_size
+        first, end = self.start.step, self.step
+        if not self.length:
+            first, end = 0, self.statistics_batches
+        if recipe.batch_size == 1:
+            return first < end
+        alone = not recipe.drop_last and examples % recipe.batch_size == 1
+        return alone and first // recipe.steps_per_epoch < end // recipe.steps_per_epoch
+
+    @property
     def trained(self) -> Work:
         """The stage itself, because a reset may also start from an unpruned network."""
         return self
