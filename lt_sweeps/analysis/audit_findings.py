@@ -32,7 +32,7 @@ CHECKS: Mapping[str, str] = {
     "finite": "no weight is NaN or infinite, unless the record says so",
     "draws": "drawing the initial weights again gives the stored ones",
     "splits": "train, val and test share no more images than repeated images explain",
-    "accuracies": "evaluating the stored weights again gives the same accuracies",
+    "accuracies": "evaluating the stored weights again gives the same scores",
     "repeats": "training a network again gives the same bits",
 }
 """The checks of results that this package computed, in the order of the table."""

@@ -297,6 +297,76 @@ def claim_more(sweep: Path) -> None:
     rerecord(folder, 2, end_test_accuracy=0.999, **same)
 
 
+def keep_another_in_a_snapshot(sweep: Path) -> None:
+    """A snapshot beside a ticket, such as the reported network, has one weight of another mask."""
+
+    def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
+        gone, first = (~mask).nonzero()[0, 0], mask.nonzero()[0, 0]
+        mask[gone], mask[first], weights[first] = True, False, 0.0
+
+    starts = sorted(sweep.parent.parent.glob("tickets/*/1@start.safetensors"))
+    path = next(path for path in starts if not stored(path).mask[LAYER].all())
+    rewrite(path, changed(stored(path), change))
+
+
+def claim_a_lower_loss(sweep: Path) -> None:
+    """Header and record agree on a loss that the network does not have."""
+    folder, record, path = last(sweep)
+    metrics = json.loads(read_metadata(path)["metrics"])
+    rewrite(path, metrics={**metrics, "end_test_loss": 0.01})
+    same = {"test_loss": 0.01} if record.reported_step == record.step else {}
+    same |= {"best_test_loss": 0.01} if record.best_step == record.step else {}
+    if same:
+        rewrite(path, metrics={**metrics, "end_test_loss": 0.01, "best_test_loss": 0.01})
+    rerecord(folder, 2, end_test_loss=0.01, **same)
+
+
+def choose_a_worse_evaluation(sweep: Path) -> None:
+    """Report the first evaluation of a training as its best, as a choice by test accuracy would."""
+    _, record, path = last(sweep)
+    about = read_metadata(path)
+    history = json.loads(about["history"])
+    other = next(row for row in history if row["step"] not in (record.best_step, record.step))
+    rewrite(path, history=[row | {"val_loss": 1e-3} if row is other else row for row in history])
+
+
+def forget_an_evaluation(sweep: Path) -> None:
+    _, record, path = last(sweep)
+    history = json.loads(read_metadata(path)["history"])
+    needed = (record.best_step, record.step)
+    rewrite(path, history=[row for row in history if row["step"] in needed])
+
+
+def call_it_diverged(sweep: Path) -> None:
+    """Header and record hide a bad result as one of a training that diverged."""
+    folder, _, path = last(sweep)
+    metrics = json.loads(read_metadata(path)["metrics"])
+    rewrite(path, metrics={**metrics, "finite": False})
+    rerecord(folder, 2, finite=False)
+
+
+def call_it_another_criterion(sweep: Path) -> None:
+    """Manifest, config.yaml and records agree on an option whose function was not used."""
+    path, config = sweep / "manifest.json", cells(sweep)[0].read_config()
+    manifest, signature = Manifest.read(path), config["signature"]
+    named = [
+        replace(
+            c,
+            labels={**c.labels, "mask_criterion": "random"}
+            if c.signature == signature
+            else c.labels,
+        )
+        for c in manifest.cells
+    ]
+    replace(manifest, cells=named).write(path)
+    for folder in cells(sweep):
+        stored = folder.read_config()
+        if stored["signature"] == signature:
+            folder.write_config({**stored["choices"], "mask_criterion": "random"}, stored["config"])
+            rows = [replace(row, criterion="random") for row in folder.read().records]
+            folder.write(rows, complete=True)
+
+
 def plan_otherwise(sweep: Path) -> None:
     """Config and manifest agree on another cell than the one that was computed."""
     path, folder = sweep / "manifest.json", cells(sweep)[0]
@@ -420,7 +490,18 @@ def test_a_cell_that_two_sweeps_name_differently_passes(sweep: Path) -> None:
     assert failing(sweep.with_name("mine"), sample="0") == ["records"]
 
 
-@pytest.mark.parametrize(("check", "plant"), PLANTS.items(), ids=PLANTS)
+LIES = [
+    ("configs", call_it_another_criterion),
+    ("criteria", keep_another_in_a_snapshot),
+    ("metrics", choose_a_worse_evaluation),
+    ("metrics", forget_an_evaluation),
+    ("finite", call_it_diverged),
+    ("accuracies", claim_a_lower_loss),
+]
+"""Faults on which a ticket and its record agree, with correct checksums."""
+
+
+@pytest.mark.parametrize(("check", "plant"), [*PLANTS.items(), *LIES])
 def test_a_planted_fault_fails_its_check_and_no_other(
     sweep: Path, check: str, plant: Callable[[Path], None]
 ) -> None:
@@ -433,15 +514,15 @@ def test_the_other_checks_have_plants_of_their_own() -> None:
 
 
 def test_a_fault_that_only_a_repeated_training_shows_is_found(sweep: Path) -> None:
-    folder, record, path = last(sweep)
-    metrics = json.loads(read_metadata(path)["metrics"])
-    losses = {"best_test_loss": 0.5, "test_loss": 0.5}
-    rewrite(path, metrics={**metrics, "best_test_loss": 0.5})
-    rerecord(folder, 2, **losses)
+    _, record, path = last(sweep)
+    history = json.loads(read_metadata(path)["history"])
+    other = next(row for row in history if row["step"] not in (record.best_step, record.step))
+    rewrite(
+        path, history=[{**row, "val_accuracy": 1.0} if row is other else row for row in history]
+    )
     assert failing(sweep, sample="all") == []
     assert failing(sweep, sample="0", repeat="all") == ["repeats"]
-    rewrite(path, metrics=metrics)
-    rerecord(folder, 2, **{name: getattr(record, name) for name in losses})
+    rewrite(path, history=history)
 
     def change(weights: torch.Tensor, mask: torch.Tensor) -> None:
         weights[0] += 1e-3

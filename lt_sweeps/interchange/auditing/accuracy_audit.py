@@ -57,12 +57,12 @@ def _fault(metrics: dict[str, Any], again: dict[str, Any], at: str, unit: Unit) 
     for split in ("val", "test"):
         said, count = metrics[f"{at}_{split}_accuracy"], len(splits[split].targets)
         found = again[f"end_{split}_accuracy"]
-        if said is None:  # no accuracies, as the task has no classes
-            if fault := _other_fault(metrics, again, at, split, rounding):
-                return fault
-            continue
-        if are_apart(said * count, found * count, max(1.0, rounding * count) + 1e-6):
+        allowed = max(1.0, rounding * count) + 1e-6
+        # A task without classes has no accuracies.
+        if said is not None and are_apart(said * count, found * count, allowed):
             return f"{at}_{split}_accuracy is {said:.6g}; measured again it is {found:.6g}"
+        if fault := _other_fault(metrics, again, at, split, rounding):
+            return fault
     return ""
 
 
@@ -71,7 +71,10 @@ def _other_fault(
 ) -> str:
     """Describe the first loss or metric that differs when measured again; empty if none does."""
     said, found = (
-        {"loss": scores[f"{when}_{split}_loss"], **_of_split(scores["metrics"], when, split)}
+        {
+            "loss": scores[f"{when}_{split}_loss"],
+            **_of_split(scores.get("metrics") or {}, when, split),
+        }
         for scores, when in ((metrics, at), (again, "end"))
     )
     for name, value in said.items():

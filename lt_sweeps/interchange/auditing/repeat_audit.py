@@ -55,5 +55,7 @@ def audit_repeat(unit: Unit, store: AuditedStore, row: Record | None, findings: 
     wrong += [
         name for name in {*metrics, *others} if str(metrics.get(name)) != str(others.get(name))
     ]
+    histories = [str(header_value(each, "history")) for each in (said, about)]
+    wrong += ["history"] if histories[0] != histories[1] else []
     fault = f"trained again it ends with other {', '.join(sorted(wrong))}" if wrong else ""
     findings.compare("repeats", store.path(stage.key, seed), fault)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
+import yaml
+
 from lt_sweeps.analysis.audit_findings import Findings
 from lt_sweeps.analysis.audited_files import Artifacts
+from lt_sweeps.config.keys import GROUPS
+from lt_sweeps.config.option_files import option_names
 from lt_sweeps.execution.records import agree, ticket_record
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore
@@ -31,6 +36,10 @@ def audit_rows(
     """Compare every row with the values that the other files of its cell imply."""
     options: Mapping[str, list[dict[str, Any]]] | None = None
     for cell in artifacts.cells:
+        written = cell.written or {"choices": {}, "config": {}}
+        pairs = (cell.choices, cell.config or {}), (written["choices"], written["config"])
+        misnamed = (_target_fault(choices, config) for choices, config in pairs)
+        findings.compare("configs", cell.folder.config, next(filter(None, misnamed), ""))
         known: dict[str, Record] = {}
         for record in cell.records:
             if _option_fault(record, [_options(cell.choices)]):
@@ -42,6 +51,31 @@ def audit_rows(
                 faults.append(_plan_fault(record, planned, store, known, findings))
             place = f"{cell.folder.records} level {record.level}"
             findings.compare("records", place, next(filter(None, faults), ""))
+
+
+def _target_fault(choices: Mapping[str, str | None], config: Mapping[str, Any]) -> str:
+    """Say which option of ours has another function than the config; empty if none has."""
+    for group in GROUPS:
+        option = choices.get(group)
+        named, has = _our_target(group, option), _target(config.get(group))
+        # A function is known by its name: another version may have it in another module.
+        if named and has and named.rpartition(".")[2] != has.rpartition(".")[2]:
+            return f"{group} is {option}, which is `{named}`; its config has `{has}`"
+    return ""
+
+
+@functools.cache
+def _our_target(group: str, option: str | None) -> str:
+    """Return the function of an option of ours; empty if it has none, or is another's option."""
+    file = option_names(group).get(option or "")
+    return "" if file is None else _target(yaml.safe_load(file.read_text("utf-8")))
+
+
+def _target(option: Any) -> str:
+    """Return the function that an option names, for a model that of its net; empty if none."""
+    if not isinstance(option, Mapping):
+        return ""
+    return str(option.get("_target_") or "") or _target(option.get("net"))
 
 
 def _options(choices: Mapping[str, str | None]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.interchange.auditing.accuracy_audit import audit_accuracy
 from lt_sweeps.interchange.auditing.audited_store import AuditedStore, differing, tensors_sha256
+from lt_sweeps.interchange.auditing.history_audit import audit_history
 from lt_sweeps.interchange.auditing.repeat_audit import audit_repeat
 from lt_sweeps.interchange.auditing.row_audit import audit_rows
 from lt_sweeps.interchange.auditing.split_audit import audit_splits
@@ -60,6 +61,7 @@ def audit_sweep(
     audit_rows(artifacts, plans, store, findings)
     _audit_draws(plans.values(), store, findings)
     for unit in track([*units.values()], "trainings"):
+        audit_history(unit, store, findings)
         audit_unit(unit, store, findings)
     _audit_masks_of_arms(artifacts, plans, store, findings)
     here = _with_data(units.values(), store, findings)

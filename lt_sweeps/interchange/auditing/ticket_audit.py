@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,18 @@ def audit_ticket_file(
     if bad and not finite:
         findings.leave_out("finite", "not finite, as its record says")
     elif ticket.state:
-        findings.compare("finite", path, f"{', '.join(bad)}: not finite" if bad else "")
+        fault = f"{', '.join(bad)}: not finite" if bad else _divergence_fault(ticket, about)
+        findings.compare("finite", path, fault)
     return _audit_mask(path, ticket, about, unit, findings) and not (bad and finite)
+
+
+def _divergence_fault(ticket: Ticket, about: Mapping[str, Any]) -> str:
+    """Say if a header calls a training diverged whose weights and last loss are finite."""
+    metrics = header_value(about, "metrics") or {}
+    logits = all(bool(tensor.isfinite().all()) for tensor in ticket.learned.values())
+    if metrics.get("finite", True) or not logits or not math.isfinite(metrics["end_val_loss"]):
+        return ""
+    return "its header says that it diverged, but its weights and its last val_loss are finite"
 
 
 def _audit_mask(

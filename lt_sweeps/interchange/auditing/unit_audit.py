@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
 
 from lt_sweeps.analysis.audit_findings import Findings
@@ -23,6 +26,7 @@ def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
     if not stage.stores_ticket or not store.has(stage.key, seed):
         return
     trained, pruned = store.read(stage.key, seed), pruning_of(stage)
+    _audit_snapshots(unit, trained, store, findings)
     try:
         start = ticket(stage.start, seed, store)
         nested = pruned is None or _audit_pruning(pruned, unit, trained, store, findings)
@@ -35,7 +39,7 @@ def audit_unit(unit: Unit, store: AuditedStore, findings: Findings) -> None:
         return
     if not nested or not _audit_mask(unit, pruned, start, trained, store, findings):
         return
-    _audit_pinned(unit, start, trained, store, findings)
+    _audit_pinned(unit, start, store, findings)
     _audit_start(unit, start, store, findings)
 
 
@@ -59,6 +63,24 @@ def _audit_mask(
     what = f"weights kept or pruned otherwise than planned ({by})"
     place = store.path(unit.stage.key, unit.seed)
     return findings.compare_counts("criteria", place, counts, what)
+
+
+def _audit_snapshots(unit: Unit, trained: Ticket, store: AuditedStore, findings: Findings) -> None:
+    """Check that all snapshots have the mask of the end, unless the training changes the mask."""
+    for path, at in () if unit.stage.sparsifier.changes_mask else _stored(unit, store):
+        counts = {n: int((kept != trained.mask[n]).sum()) for n, kept in at.mask.items()}
+        what = "weights kept or pruned otherwise than at the end of the training"
+        if not findings.compare_counts("criteria", path, counts, what):
+            del store.whole[path]  # later checks leave it out
+
+
+def _stored(unit: Unit, store: AuditedStore) -> Iterator[tuple[Path, Ticket]]:
+    """Yield the path and the ticket of each stored moment of a training."""
+    folder = store.path(unit.stage.key, unit.seed).parent
+    for path in sorted(path for path in store.whole if path.parent == folder):
+        about = store.whole[path]
+        if about["seed"] == str(unit.seed):
+            yield path, store.read(unit.stage.key, unit.seed, about["moment"])
 
 
 def pruning_of(stage: Work) -> Prune | None:
@@ -95,21 +117,13 @@ def _audit_pruning(
     return nested
 
 
-def _audit_pinned(
-    unit: Unit, start: Ticket, trained: Ticket, store: AuditedStore, findings: Findings
-) -> None:
+def _audit_pinned(unit: Unit, start: Ticket, store: AuditedStore, findings: Findings) -> None:
     """Check that pruned weights keep their pinned value at the end and in every snapshot."""
     stage = unit.stage
     if stage.has_logits or not stage.sparsifier.holds:
         findings.leave_out("pinned", "its training holds no weights: the mask is learned, or free")
         return
-    folder = store.path(stage.key, unit.seed).parent
-    for path in sorted(path for path in store.whole if path.parent == folder):
-        about = store.whole[path]
-        if about["seed"] != str(unit.seed):
-            continue
-        moment = about["moment"]
-        at = trained if moment == "end" else store.read(stage.key, unit.seed, moment)
+    for path, at in _stored(unit, store):
         # A weight that the training itself pruned is frozen at 0.
         frozen = {n: torch.where(start.mask[n], 0.0, start.state[n]) for n in at.mask}
         counts = _differing(at.state, frozen, {n: ~kept for n, kept in at.mask.items()})
