@@ -112,8 +112,10 @@ def report_changes(
             continue
         if name not in now:
             changes.append(f"{name}: the data no longer allow this figure")
-        elif before["numbers"] != checksum(csv_bytes(now[name].data)):
+        elif before["numbers"] != (numbers := checksum(csv_bytes(now[name].data))):
             changes.append(f"{name}: its numbers have changed{_stage_diff(before, now[name])}")
+        elif written["files"].get(f"{name}.csv") != numbers:
+            changes.append(f"{name}.csv: no longer matches the data")
         # Other stages are a change even if the numbers are equal: another version of the code or
         # another recipe happened to reach the same accuracies.
         elif before["stages"] != list(now[name].stages):

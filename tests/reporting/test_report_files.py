@@ -15,7 +15,7 @@ from lt_sweeps.cli.command_line import main
 from lt_sweeps.reporting import report_files, written_report
 from lt_sweeps.reporting.figures import figure
 from lt_sweeps.reporting.sweep_report import check, report
-from lt_sweeps.reporting.written_report import is_current
+from lt_sweeps.reporting.written_report import checksum, is_current
 
 
 @pytest.fixture
@@ -69,6 +69,18 @@ def test_an_edited_or_lost_file_fails(sweep: FakeSweep) -> None:
     _, text = checked(sweep)
     assert "accuracy.csv: the file was changed after it was written" in text
     assert "accuracy.png: the file is gone" in text
+
+
+def test_edited_numbers_of_a_figure_fail_though_their_checksum_was_edited_too(
+    sweep: FakeSweep,
+) -> None:
+    folder, edited = sweep.folder / "report", b"mean\n0.99\n"
+    (folder / "accuracy.csv").write_bytes(edited)
+    written = json.loads((folder / "report.json").read_text())
+    written["files"]["accuracy.csv"] = checksum(edited)
+    (folder / "report.json").write_text(json.dumps(written))
+    stands, text = checked(sweep)
+    assert not stands and "accuracy.csv: no longer matches the data" in text
 
 
 def test_a_report_that_was_never_written_cannot_be_checked(tmp_path: Path) -> None:
