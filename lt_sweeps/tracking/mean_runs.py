@@ -41,6 +41,7 @@ def _mean_run(seeds: Sequence[TrackedCell]) -> Run:
         rows=rows,
         summary={"seeds": len(seeds), **(dict(rows[-1]) if rows else {})},
         done=all(cell.done for cell in seeds),
+        dropped=any(cell.run.dropped for cell in seeds),
     )
 
 

@@ -177,6 +177,7 @@ class Mirror:
     def _send(self, session: Session, run: Run) -> bool:
         """Send a run; return whether the tracker accepted it."""
         try:
+            _check_rows(run, self._arrived.get(run.key, Arrived()))
             session.send(run)
         except Exception as error:
             before = self._refused.get(run.key)
@@ -234,6 +235,15 @@ class Mirror:
         if reason not in self._printed:
             self._printed.add(reason)
             say_results_are_kept(self.sweep, reason)
+
+
+def _check_rows(run: Run, arrived: Arrived) -> None:
+    """Raises: Unreachable: rows that the tracker may lack cannot be numbered any more."""
+    if run.dropped and arrived.rows and not arrived.closed:
+        raise Unreachable(
+            f"{run.name}: a part of its rows has arrived, and the tickets of others were dropped; "
+            "`sync` to another project, experiment or folder sends its results"
+        )
 
 
 def _chosen(sweep: Path, keys: Mapping[str, str], trust: Sequence[str], **defaults: str) -> Tracker:

@@ -33,7 +33,7 @@ class Run:
 
     `key` is the run's permanent name, by which a later mirror continues the same run. `rows` has,
     level by level, the evaluations and then the result. `tickets` has the levels whose ticket is
-    stored.
+    stored. If `dropped`, rows lack the evaluations of levels whose ticket was dropped.
 
     `config` is the resolved config. `settings` is the part of it that affects the result, with
     dotted keys. `about` says where the run belongs (sweep, panel, line) and what computed it. It
@@ -52,6 +52,7 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     tickets: tuple[Level, ...] = ()
+    dropped: bool = False
 
     @property
     def label(self) -> str:
@@ -85,7 +86,7 @@ class Level:
 
     `offset` is the step at which the level begins on an axis over all levels. A search for a ticket
     is also a level, with numbers named `search/...`. `ticket` is the file of the trained network;
-    None if it is not stored.
+    None if it is not stored. `dropped` says that the evaluations are gone with their ticket.
     """
 
     number: int
@@ -93,6 +94,7 @@ class Level:
     history: tuple[Row, ...]
     record: Record | None
     ticket: Path | None = None
+    dropped: bool = False
 
     @property
     def is_result(self) -> bool:
@@ -219,6 +221,7 @@ class TrackedCell:
             summary=_summary(self.levels, self._dense, self.metric),
             done=self.done,
             tickets=tuple(level for level in self.levels if level.ticket is not None),
+            dropped=any(level.dropped for level in self.levels),
         )
 
 

@@ -9,6 +9,7 @@ from lt_sweeps.analysis.curve import Curve, curves
 from lt_sweeps.analysis.results import CellResults, Results, read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
 from lt_sweeps.storage.checked_read import say_unused
+from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_facts import TicketFacts
@@ -66,7 +67,8 @@ def _levels(sweep: SweepFolder, cell: FrozenCell, found: CellResults) -> Iterato
         ended = record.reported_step == record.step or not reported.exists()
         path = ticket_path(root, stage, cell.seed) if ended else reported
         ticket = path if path.exists() else None  # it may have been dropped
-        yield Level(number, offset, evaluations, record, ticket)
+        gone = not evaluations and cell.seed in read_dropped(root).get(stage, ())
+        yield Level(number, offset, evaluations, record, ticket, gone)
         offset += record.step if record.train_steps else 0
 
 

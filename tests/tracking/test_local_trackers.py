@@ -14,6 +14,7 @@ import yaml
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.cells import Cell
+from lt_sweeps.execution.prune_store import drop_unneeded
 from lt_sweeps.tracking import tensorboard_tracker
 from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.mirror import sync
@@ -161,6 +162,24 @@ def test_a_tensorboard_file_that_is_cut_off_anywhere_is_completed(cell: Make, sw
         assert sync(folder, tracker="tensorboard") == 0
         whole_in_tensorboard(folder)
     assert [each.rows for each in rows[:4]] == [15, 0, 0, 0] and not rows[-1].closed
+
+
+def test_rows_without_their_dropped_curves_are_not_taken_for_rows_that_have_arrived(
+    cell: Make, swept: Swept, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A mirror that failed has sent the first level only, and the sweep has dropped its tickets.
+    pytest.importorskip("tensorboard")
+    folder = swept(cell(seed=0), cell(seed=1))
+    end = cut(folder)
+    assert sync(folder, tracker="tensorboard") == 0
+    end()
+    drop_unneeded(folder, keep="records", apply=True)
+    assert sync(folder, tracker="tensorboard") == 1
+    assert "the tickets of others were dropped; `sync` to another" in capfd.readouterr().err
+    # Another folder is as empty as this one.
+    shutil.rmtree(folder.parent.parent / "tensorboard")
+    assert sync(folder, tracker="tensorboard") == 0
+    whole_in_tensorboard(folder)
 
 
 def test_a_run_in_tensorboard_moves_when_its_line_is_called_otherwise(
