@@ -323,7 +323,7 @@ def test_a_sweep_lies_in_its_root_whatever_the_file_is_called(tmp_path: Path) ->
     [
         ({"a.weight_mask": None}, "a.weight_orig has no a.weight_mask"),
         ({"a.weight": torch.ones(2, 3)}, "has both a.weight and a.weight_orig"),
-        ({"a.weight_orig": None}, "the mask of a.weight has no weights, other masks have"),
+        ({"a.weight_orig": None}, "the mask of a.weight has no weights, others have"),
     ],
 )
 def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
@@ -335,6 +335,42 @@ def test_a_pruned_network_with_a_mask_or_weights_missing_is_refused(
     safetensors.torch.save_file(kept, tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match=said):
         import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+
+
+KEPT, FULL = torch.tensor([[True, False], [True, True]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": FULL * ~KEPT, "a_mask": KEPT}, "the mask of a keeps only weights that are 0"),
+        ({"a": FULL, "b.causal_mask": KEPT}, "the mask of b.causal has no weights, others have"),
+        ({"a": FULL, "mask/a": KEPT, "mask/b": KEPT}, "the mask of b has no weights, others have"),
+        ({"a": FULL, "mask/a": KEPT | True, "learned/a": FULL}, "its mask is learned"),
+    ],
+    ids=["inverted", "buffer", "without weights", "learned"],
+)
+def test_a_tensor_that_is_not_the_mask_of_its_weights_is_refused(
+    tmp_path: Path, content: dict[str, torch.Tensor], said: str
+) -> None:
+    apart = {name: tensor.clone() for name, tensor in content.items()}
+    safetensors.torch.save_file(apart, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=said):
+        import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
+def test_a_pruned_weight_is_0_even_if_it_is_stored_as_nan(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    weights = torch.where(KEPT, FULL, torch.nan).to(dtype)
+    given = {"module.a": weights, "mask/module.a": KEPT}
+    safetensors.torch.save_file(given, tmp_path / "m.safetensors")
+    import_("mask", tmp_path / "m.safetensors", root=tmp_path / "r")
+    (row,) = rows(tmp_path / "r")
+    assert row["finite"] and row["layers_remaining"] == {"a": 3}
+    ticket = Store(tmp_path / "r").read(row["stage"], row["seed"])
+    assert ticket.state["a"][0].tolist() == [[1, 0], [3, 4]]
 
 
 def test_a_tied_weight_counts_once(tmp_path: Path) -> None:

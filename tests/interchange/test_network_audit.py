@@ -212,6 +212,13 @@ def test_zeros_of_a_plain_state_dict_count_as_pruned(tmp_path: Path) -> None:
     assert failing(folder) == ["seeds"]
 
 
+def test_a_checkpoint_of_any_content_is_read(tmp_path: Path) -> None:
+    """Names may be numbers, and a number whose name begins as `accuracy` does may be none."""
+    state = {0: torch.eye(2), "meta": torch.empty(2, device="meta")}
+    torch.save({"model": state, "accumulation_steps": 128, "val_acc1": 97.0}, tmp_path / "a.pt")
+    assert failing(tmp_path) == []
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch evil",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from lt_sweeps.interchange.auditing.other_networks import (
     is_weights,
     read_networks,
 )
+
+_ACCURACY = re.compile(r"acc(uracy)?(?![a-z])")  # not `accumulation_steps`
 
 
 def is_of_other_code(where: Path) -> bool:
@@ -88,7 +91,7 @@ def _audit_weights(network: OtherNetwork, findings: Findings) -> None:
 
 def _audit_numbers(network: OtherNetwork, findings: Findings) -> None:
     for name, value in network.metrics.items():
-        if "acc" in name.lower():
+        if _ACCURACY.search(name.lower()):
             most = 1 if network.lottery else 100
             fault = "" if 0 <= value <= most else f"{name} is {value}; it lies in [0, {most}]"
             findings.compare("metrics", network.path, fault)

@@ -104,7 +104,7 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
     """Return the network in one file; level and seed are taken from the path, if it names them."""
     inner = next((content[n] for n in _INSIDE if isinstance(content.get(n), Mapping)), content)
     metrics = {n: float(v) for n, v in content.items() if isinstance(v, (int, float))}
-    tensors = {n: t.to_dense() for n, t in inner.items() if isinstance(t, Tensor)}
+    tensors = _tensors(inner, prefix="")
     groups = split_by_prefix(tensors)
     masks, state = dict(groups[MASK]), dict(groups[""])
     masked = [n.removesuffix("_mask") for n in state if n.endswith("_mask")]
@@ -166,9 +166,11 @@ def _open_lth(replicate: Path, findings: Findings) -> Iterator[OtherNetwork]:
         )
 
 
-def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    named = {str(n).removeprefix("module."): t for n, t in content.items()}
-    return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+def _tensors(content: Mapping[str, Any], *, prefix: str = "module.") -> dict[str, Tensor]:
+    """Return the tensors that have numbers, dense, under their names without a prefix."""
+    named = {str(n).removeprefix(prefix): t for n, t in content.items()}
+    tensors = {n: t for n, t in named.items() if isinstance(t, Tensor) and not t.is_meta}
+    return {name: tensor.to_dense() for name, tensor in tensors.items()}
 
 
 def _logged(path: Path, findings: Findings) -> dict[str, float]:

@@ -35,6 +35,28 @@ class ImportedLevel:
     report_at: str = "end"
 
 
+def masked(
+    state: Mapping[str, Tensor], mask: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Return the weights, 0 where they are pruned, even if they were NaN.
+
+    Raises: ValueError: a mask and its weights differ in shape, or the mask is 1 where it prunes.
+    """
+    weights = dict(state)
+    for name in mask.keys() & state.keys():
+        kept, tensor = mask[name], state[name]
+        if tensor.shape != kept.shape:
+            raise ValueError(f"{where}: mask and weights of {name} differ in shape")
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            tensor = tensor.float()  # torch computes nothing in 8 bits
+        if kept.any() and not tensor[kept].any() and tensor[~kept].any():
+            raise ValueError(
+                f"{where}: the mask of {name} keeps only weights that are 0; 1 is to mean kept"
+            )
+        weights[name] = torch.where(kept, tensor, torch.zeros((), dtype=tensor.dtype))
+    return weights
+
+
 def binary(mask: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return the masks as bool.
 

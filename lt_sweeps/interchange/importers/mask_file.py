@@ -8,10 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+from lt_sweeps.interchange.importers.imported_level import (
+    ImportedLevel,
+    binary,
+    masked,
+)
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.foreign_file import read_safetensors
-from lt_sweeps.storage.ticket_file import MASK, split_by_prefix
+from lt_sweeps.storage.ticket_file import LEARNED, MASK, split_by_prefix
 
 _SUFFIX, _ORIGINAL, _WRAPPED = "_mask", "_orig", "module."
 
@@ -33,8 +37,8 @@ def read_mask_file(
     are imported too, with pruned weights set to 0. A `module.` prefix on all names is removed.
 
     Raises:
-        ValueError: the file is not safetensors, has no mask or has a weight without its mask, or
-            an argument is out of range.
+        ValueError: the file is not safetensors, has no mask, has a weight without its mask or a
+            mask without its weight, or an argument is out of range.
     """
     for name, count in {"seed": seed, "level": level}.items():
         if count < 0:
@@ -53,13 +57,11 @@ def read_mask_file(
         tensors = read_safetensors(path)
     except (DamagedFile, OSError) as error:
         raise ValueError(f"import: {path} is not a safetensors file: {error}") from None
-    if all(name.startswith(_WRAPPED) for name in tensors):
-        tensors = {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
-    masks, state = _split(tensors, path)
+    masks, state = _split(_unwrapped(tensors), path)
     kept = binary(masks, str(path))
-    for name in kept:
-        if name in state and state[name].shape != kept[name].shape:
-            raise ValueError(f"import: {path}: mask and weights of {name} differ in shape")
+    if state and (bare := sorted(kept.keys() - state.keys())):
+        raise ValueError(f"import: {path}: the mask of {bare[0]} has no weights, others have")
+    state = masked(state, kept, f"import: {path}")
     for name in second_names(kept, state):
         del kept[name], state[name]
     return ImportedLevel(
@@ -72,7 +74,7 @@ def read_mask_file(
         seed=seed,
         level=level,
         mask=kept,
-        state={name: t * kept[name] if name in kept else t for name, t in state.items()},
+        state=state,
         metrics=metrics,
     )
 
@@ -94,11 +96,23 @@ def second_names(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> lis
     return seconds
 
 
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors without a wrapper's prefix, if the names of all weights begin with it."""
+    if not all(name.removeprefix(MASK).startswith(_WRAPPED) for name in tensors):
+        return tensors
+    return {name.replace(_WRAPPED, "", 1): tensor for name, tensor in tensors.items()}
+
+
 def _split(
     tensors: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the masks and the weights, each by the weight's name."""
     groups = split_by_prefix(tensors)
+    if groups[LEARNED]:
+        raise ValueError(
+            f"import: {path}: its mask is learned, so it has no mask of 0 and 1; give a ticket of "
+            "the training under its hard mask"
+        )
     if groups[MASK]:
         return groups[MASK], groups[""]
     if any(name.endswith(_SUFFIX) for name in tensors):
@@ -111,10 +125,6 @@ def _split(
         if twice := sorted(originals.keys() & rest.keys()):
             raise ValueError(
                 f"import: {path}: has both {twice[0]} and {originals[twice[0]]}; give one of them"
-            )
-        if (bare := sorted(masks.keys() - originals.keys() - rest.keys())) and originals:
-            raise ValueError(
-                f"import: {path}: the mask of {bare[0]} has no weights, other masks have"
             )
         return masks, {n.removesuffix(_ORIGINAL): t for n, t in rest.items()}
     return dict(tensors), {}

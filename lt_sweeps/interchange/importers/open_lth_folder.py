@@ -15,7 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from lt_sweeps.config.spelling import listed
-from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary
+from lt_sweeps.interchange.importers.imported_level import (
+    ImportedLevel,
+    binary,
+    masked,
+)
 from lt_sweeps.storage.checked_read import read_file, shortened
 from lt_sweeps.storage.foreign_file import read_pickle
 
@@ -141,10 +145,7 @@ def _state(run: Path, mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {n.removeprefix("module."): t for n, t in _load(last).items()}
     if missing := sorted(set(mask) - set(state)):
         raise ValueError(f"{last}: no weights {listed(missing)}, though mask.pth has masks of them")
-    for name, kept in mask.items():
-        if state[name].shape != kept.shape:
-            raise ValueError(f"{last}: mask and weights of {name} differ in shape")
-    return {name: t * mask[name] if name in mask else t for name, t in state.items()}
+    return masked(state, mask, str(last))
 
 
 def _load(path: Path) -> dict[str, Tensor]:
