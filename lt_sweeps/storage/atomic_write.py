@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -86,8 +87,8 @@ def append_whole(path: Path, content: bytes) -> None:
 
 def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged file, so that it is not used again, and log a warning."""
-    number = len(list(path.parent.glob(f"{path.name}.corrupt-*")))
-    aside = path.with_name(f"{path.name}.corrupt-{number}")
+    names = (path.with_name(f"{path.name}.corrupt-{number}") for number in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         path.replace(aside)
         _log.warning("%s: %s; set aside as %s and written again", path, reason, aside.name)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lt_sweeps.storage import store as store_module
 from lt_sweeps.storage import unit_costs
-from lt_sweeps.storage.atomic_write import write_whole
+from lt_sweeps.storage.atomic_write import set_aside, write_whole
 from lt_sweeps.storage.locks import lock, locked
 from lt_sweeps.storage.mask_bits import packed, unpacked
 from lt_sweeps.storage.store import CorruptTicket, Store, UnitCost
@@ -305,6 +305,19 @@ def test_a_folder_in_the_place_of_a_lock_is_set_aside(store: Store) -> None:
     assert path.is_file() and (path.parent / f"{path.name}.corrupt-0").is_dir()
     claim.release()
     assert not path.exists()
+
+
+def test_a_file_that_is_set_aside_replaces_no_earlier_one(tmp_path: Path) -> None:
+    file, first, second = (tmp_path / name for name in ("file", "file.corrupt-0", "file.corrupt-1"))
+    for content in ("a", "b"):
+        file.write_text(content)
+        set_aside(file, "damaged")
+    first.unlink()
+    for content in ("c", "d"):
+        file.write_text(content)
+        set_aside(file, "damaged")
+    third = tmp_path / "file.corrupt-2"
+    assert [path.read_text() for path in (first, second, third)] == ["c", "b", "d"]
 
 
 def test_a_history_is_parsed_once_and_one_with_other_numbers_is_checked_anew() -> None:
