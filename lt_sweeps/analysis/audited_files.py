@@ -20,7 +20,7 @@ from lt_sweeps.config.keys import MACHINE_KEYS
 from lt_sweeps.storage.absent_tickets import DROPPED, why_absent
 from lt_sweeps.storage.manifest import FrozenCell, Manifest, UnitName
 from lt_sweeps.storage.record import Record
-from lt_sweeps.storage.run_folder import CellRecords, RunFolder
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder, is_run
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata, ticket_path
 
@@ -124,18 +124,23 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
         return root, manifest, [(RunFolder.of(root, c.signature, c.seed), [c]) for c in cells]
     frozen_by = _frozen_by_name(here, findings)
     if here.parent.name == "runs":
-        return here.parent.parent, None, [(RunFolder(path), []) for path in _folders(here, "*")]
+        runs = _runs(here, "*", findings)
+        return here.parent.parent, None, [(run, []) for run in runs]
     if not any((here / name).is_dir() for name in ("runs", "tickets")):
         raise ValueError(
             f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
             "root (it holds runs/ and tickets/) or a file of weights"
         )
-    runs = map(RunFolder, _folders(here, "runs/*/*"))
+    runs = _runs(here, "runs/*/*", findings)
     return here, None, [(run, frozen_by.get(run.name, [])) for run in runs]
 
 
-def _folders(where: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml"))
+def _runs(where: Path, pattern: str, findings: Findings) -> list[RunFolder]:
+    """The runs among the folders with a config; the others, such as backups, are counted."""
+    folders = [path for path in where.glob(pattern) if os.path.lexists(path / "config.yaml")]
+    runs = [RunFolder(path) for path in sorted(folders) if is_run(path)]
+    findings.leave_out("records", "not named as a cell and seed", len(folders) - len(runs))
+    return runs
 
 
 def _frozen_by_name(root: Path, findings: Findings) -> Mapping[str, Sequence[FrozenCell]]:

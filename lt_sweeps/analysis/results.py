@@ -21,7 +21,7 @@ from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.dropped_tickets import dropped_sentence
 from lt_sweeps.storage.manifest import FrozenCell
 from lt_sweeps.storage.record import Record
-from lt_sweeps.storage.run_folder import CellRecords, RunFolder
+from lt_sweeps.storage.run_folder import CellRecords, RunFolder, is_run
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _OF_A_RUN = ("config.yaml", "records.jsonl", "DONE")
@@ -109,7 +109,11 @@ def read_results(
     cells: list[CellResults] = []
     said: Counter[str] = Counter()  # notes on tickets, and the number of tickets
     known_cells = {cell.folder.path: cell for cell in audited}
+    backups: list[str] = []
     for folder, frozen in _folders(where):
+        if frozen is None and not is_run(folder):
+            backups.append(RunFolder(folder).name)
+            continue
         known = known_cells.get(folder.resolve())
         stored = known and known.stored
         rows = stored.records if stored is not None else ()
@@ -123,6 +127,9 @@ def read_results(
         said.update(note for record in stored.records for note in record.notes or ())
     if faults:
         raise ValueError("\n".join(faults))
+    if backups:
+        others = f"{len(backups)} folders whose names are not a cell and seed"
+        notes.append(f"runs/: left out {others}, such as `{backups[0]}`")
     notes += [f"{note} ({count} tickets)" for note, count in said.most_common(_NOTES)]
     if len(said) > _NOTES:
         notes.append(f"{len(said) - _NOTES} more such notes: column `notes` of the records")

@@ -11,7 +11,7 @@ from lt_sweeps.interchange.stored_plan import CURE, planned_works
 from lt_sweeps.interchange.ticket_formats import write_ticket
 from lt_sweeps.models.network import Network
 from lt_sweeps.storage.absent_tickets import why_file_absent
-from lt_sweeps.storage.run_folder import RunFolder
+from lt_sweeps.storage.run_folder import RunFolder, is_run
 from lt_sweeps.storage.store import CorruptTicket, Store
 
 
@@ -71,7 +71,7 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
 
     Raises: ValueError: no run plans this stage.
     """
-    for path in sorted(root.glob("runs/*/*/records.jsonl")):
+    for path in _records(root, "*"):
         planned = planned_works(root, path.parent.parent.name, trust) if _names(path, stage) else {}
         if stage in planned:
             return planned[stage].network
@@ -80,9 +80,14 @@ def _network_of(root: Path, stage: str, trust: tuple[str, ...]) -> Network:
 
 def _reported_at(root: Path, stage: str, seed: str) -> set[str]:
     """Return the evaluations that a ticket's records report: `best`, `end` or both."""
-    paths = [path for path in root.glob(f"runs/*/{seed}/records.jsonl") if _names(path, stage)]
+    paths = [path for path in _records(root, seed) if _names(path, stage)]
     rows = [row for path in paths for row in RunFolder(path.parent).read().records]
     return {row.report_at for row in rows if row.stage == stage}
+
+
+def _records(root: Path, seed: str) -> list[Path]:
+    paths = sorted(root.glob(f"runs/*/{seed}/records.jsonl"))
+    return [path for path in paths if is_run(path.parent)]
 
 
 def _names(path: Path, stage: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from lt_sweeps.config.file_version import version
 from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_yaml
 from lt_sweeps.storage.record import Record
@@ -39,6 +40,13 @@ class CellRecords:
     done: bool
     faults: tuple[str, ...] = ()
     half_written: str = ""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder has the name of a cell and seed; a backup (`0~`, `copy of 0`) has not."""
+    # A signature has 16 characters, so the name of its copy is longer.
+    name = f"{folder.parent.name}/{folder.name}"
+    return re.fullmatch(r"\w{1,16}/[0-9]+(-[a-z]+[0-9]+)*", name) is not None
 
 
 @dataclass(frozen=True)
@@ -157,17 +165,18 @@ class RunFolder:
     def _cure(self) -> str:
         """Name the command that writes the records again: it resumes a sweep with this cell."""
         root, cell = self.path.absolute().parents[2], self.path.parent.name.encode()
-        for name, content in _manifests(root).items():
+        paths = sorted(root.glob("sweeps/*/manifest.json"))
+        for name, content in _manifests(tuple((path, version(path)) for path in paths)).items():
             if cell in content and b'"experiment": "imported"' not in content:
                 return f"`lt-sweeps resume {name} root={root}` writes it again"
         return "the command that computed the cell writes it again"
 
 
 @functools.lru_cache(maxsize=1)  # once for all damaged cells of a root
-def _manifests(root: Path) -> Mapping[str, bytes]:
+def _manifests(versions: tuple[tuple[Path, str | None], ...]) -> Mapping[str, bytes]:
     """Read the manifests of a root's sweeps; not parsed, because they may be damaged, too."""
     contents = {}
-    for path in sorted(root.glob("sweeps/*/manifest.json")):
+    for path, _ in versions:
         with suppress(OSError):
             contents[path.parent.name] = path.read_bytes()
     return contents

@@ -19,8 +19,10 @@ from lt_sweeps.config.call import Config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.execution.train_pack import compute
+from lt_sweeps.interchange.stored_plan import planned_run, planned_works
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.storage.manifest import Machine
+from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -168,6 +170,25 @@ def test_a_config_that_is_not_a_mapping_is_one_line(
     for verb in ("report", "export"):
         status, said = _answer(verb, sweep, tmp_path / "out", capsys)
         assert status == 1 and str(path) in said.replace(" ", "")
+
+
+def test_a_process_that_stays_open_reads_a_file_that_was_written_again(sweep: Path) -> None:
+    root = sweep.parent.parent
+    config = _one(root, "runs/*/*/config.yaml")
+    cell, seed = config.parent.parent.name, config.parent.name
+    trainings = [len(planned_run(root, cell, seed, ()).trainings)]
+    content = yaml.safe_load(config.read_text())
+    content["config"]["schedule"]["levels"] += 1
+    config.write_text(yaml.safe_dump(content))
+    trainings.append(len(planned_run(root, cell, seed, ()).trainings))
+    assert trainings == [2, 3] and len(planned_works(root, cell, ())) == 3
+    run = RunFolder(config.parent)
+    run.done.write_text("none")
+    sweep.rename(sweep.with_name("renamed"))
+    for name in ("renamed", "again"):
+        sweep.with_name("renamed").rename(sweep.with_name(name))
+        assert f"resume {name} " in str(run.read().faults)
+        sweep.with_name(name).rename(sweep.with_name("renamed"))
 
 
 def test_a_config_of_another_cell_is_named(

@@ -438,6 +438,18 @@ def test_a_report_in_the_folder_of_a_cell_does_not_count_as_a_seed(sweep: FakeSw
     assert first == again and "unfinished" not in _run(sweep.root)[0]
 
 
+@pytest.mark.parametrize("name", ["0~", "0.bak", "copy of 0", ".nfs0123"])
+def test_a_backup_of_a_run_is_left_out_of_a_root_with_a_note(tmp_path: Path, name: str) -> None:
+    run = FakeSweep(tmp_path).cell("0123456789abcdef", accuracies=[0.9, 0.8])
+    text, summary = _run(tmp_path)
+    for copy in (run.with_name(name), run.parent.with_name(f"{run.parent.name}_old") / "0"):
+        shutil.copytree(run, copy)
+    (tmp_path / "runs" / ".DS_Store").touch()
+    again, after = _run(tmp_path)
+    assert after.equals(summary) and "left out 2 folders" in again and "left out" not in text
+    assert "says otherwise" not in again
+
+
 def test_points_of_a_line_at_one_density_all_stand_in_its_table(sweep: FakeSweep) -> None:
     for lr in (0.1, 0.2):
         sweep.cell(
