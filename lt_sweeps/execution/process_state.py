@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt_sweeps.execution.slurm.code_snapshot import users_modules
+from lt_sweeps.execution.slurm.code_snapshot import unload_users_modules
 
 
 @contextmanager
@@ -97,10 +97,7 @@ def forget_users_code() -> None:
     A fork inherits the modules that were imported when the whole sweep was planned. A pack imports
     user-defined code itself and checks the data again, so that it notices later edits.
     """
-    users = users_modules()
-    for name in list(sys.modules):
-        if name.partition(".")[0] in users:
-            del sys.modules[name]
+    unload_users_modules()
     forget_plans()
 
 

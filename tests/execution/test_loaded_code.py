@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -108,6 +109,31 @@ job_code(Path({str(copy)!r}))
     assert f"code: the copy {copy} was edited" in in_copy(copy, program, tmp_path).stderr
     again = copy_code(tmp_path)
     assert again == copy and "# later" not in (copy / "lt_sweeps/sparsity/criteria.py").read_text()
+
+
+def test_a_job_runs_its_copy_though_its_cluster_customises_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, site = tmp_path / "mine", tmp_path / "site"
+    for folder in (mine, site):
+        folder.mkdir()
+    (mine / "mylab.py").write_text("WIDTH = 1\n")
+    (site / "sitecustomize.py").write_text("import beside, mylab\n")
+    (site / "beside.py").write_text("")
+    monkeypatch.syspath_prepend(mine)
+    monkeypatch.setitem(sys.modules, "mylab", importlib.import_module("mylab"))
+    copy = copy_code(tmp_path / "code")
+    (mine / "mylab.py").write_text("WIDTH = 2\n")
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{mine}")
+    program = f"""
+from pathlib import Path
+from lt_sweeps.execution.slurm.job import _code_of
+_code_of(Path({str(copy)!r}))
+import mylab
+print(mylab.WIDTH)
+"""
+    done = in_copy(copy, program, tmp_path)
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_workers_import_from_a_jobs_copy_and_not_from_the_folder_it_started_in(

@@ -167,8 +167,7 @@ def test_where_no_gpu_can_be_used_nothing_fails_and_a_job_counts_as_lost(
         pool.run()
     assert len(begun) == 1 and not pool.failed and not sweep.failures()
 
-    monkeypatch.setattr(job, "job_code", lambda folder: code)
-    monkeypatch.setattr(job, "only_from", lambda folder: None)
+    monkeypatch.setattr(job, "_code_of", lambda copy: code)
     for canary in (True, False):  # a canary speaks for all seeds
         Batch(1, "lt", [names], "cuda", 1, [], [not canary], canary=canary).write(sweep)
         before = {number: signal.getsignal(number) for number in STOP_SIGNALS}

@@ -78,6 +78,14 @@ def users_modules() -> set[str]:
     return {name for name in names if _is_users(name, installed)}
 
 
+def unload_users_modules() -> None:
+    """Unload user-defined modules, so that the next import of each reads its file again."""
+    users = users_modules()
+    for name in list(sys.modules):
+        if name.partition(".")[0] in users:
+            del sys.modules[name]
+
+
 def only_from(copy: Path) -> None:
     """Restrict imports to a copy and to installed packages.
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from lt_sweeps.analysis.record_audit import audited_cells
-from lt_sweeps.execution.loaded_code import ChangedCode, job_code
+from lt_sweeps.execution.loaded_code import ChangedCode, LoadedCode, job_code
 from lt_sweeps.execution.patience import OutOfPatience, drain, patiently, say
 from lt_sweeps.execution.pool_process import STOP_SIGNALS
 from lt_sweeps.execution.prune_store import keep_only
-from lt_sweeps.execution.slurm.code_snapshot import only_from
+from lt_sweeps.execution.slurm.code_snapshot import only_from, unload_users_modules
 from lt_sweeps.execution.slurm.squeue import Batch, end
 from lt_sweeps.execution.status import Status
 from lt_sweeps.execution.worker_pool import STOPPED, NoGpu, Workers
@@ -53,8 +53,7 @@ def run_task(arguments: Sequence[str] | None = None) -> int:
 def _train(
     sweep: SweepFolder, batch: Batch, task: int, stopped: Callable[[], bool], parent: int
 ) -> int:
-    code = job_code(Path(batch.code))
-    only_from(Path(batch.code))
+    code = _code_of(Path(batch.code))
     packs, known = sweep.packs(batch.tasks[task]), sweep.failures()
     with patiently("scratch", tempfile.TemporaryDirectory) as scratch:
         workers = Workers(
@@ -73,6 +72,18 @@ def _train(
             # The parent, job.sh, requeues the job. If it has died, save and stop.
             finished = workers.run(lambda: stopped() or os.getppid() != parent)
     return _ended(sweep, batch, task, packs, workers.failed, known) if finished else STOPPED
+
+
+def _code_of(copy: Path) -> LoadedCode:
+    """Let this process import user-defined code from the copy only.
+
+    Raises: ChangedCode: this process runs other code, or the copy was edited.
+    """
+    # A cluster's `sitecustomize` runs before this program, and may have imported anything.
+    unload_users_modules()
+    code = job_code(copy)
+    only_from(copy)
+    return code
 
 
 def _ended(
