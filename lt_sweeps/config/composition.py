@@ -7,6 +7,7 @@ results are combined.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -97,9 +98,16 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def choices_of(hydra: DictConfig) -> dict[str, str]:
-    """Return group -> option, without Hydra's own groups and without groups that have no option."""
+    """Return group -> option, without Hydra's own groups and without groups that have no option.
+
+    Raises: ValueError: an option is written as a path, which would be a second name for it.
+    """
     chosen = OmegaConf.to_container(hydra.runtime.choices)
     assert isinstance(chosen, dict)
+    for group, option in chosen.items():
+        name = posixpath.normpath(str(option)).lstrip("/").removesuffix(".yaml")
+        if isinstance(option, str) and option != name:
+            raise ValueError(f"{group}: got {option}; write {group}={name}")
     return {
         str(group): option
         for group, option in chosen.items()

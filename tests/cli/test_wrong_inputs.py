@@ -37,6 +37,10 @@ WRONG = {
     "model.net.hidden=[0]": "model: FC(hidden=[0]) has no weights in",
     "model.net.hidden=[a]": "model.net.hidden: got ['a']; give a list of: a whole number",
     # a group
+    "model=fc.yaml": "model: got fc.yaml; write model=fc",
+    "recipe=digits,./digits": "recipe: got ./digits; write recipe=digits",
+    "experiment=deconstructing//mask_1_quick.yaml": "experiment: got *; write experiment=decon",
+    "hydra/launcher=local.yaml": "hydra/launcher: got local.yaml; write hydra/launcher=local",
     "model=[1,2]": "model: [1,2]; options: ",
     "model={a:1}": "model: {a:1}; options: ",
     "model=null": "model: null; options: ",
