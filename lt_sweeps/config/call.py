@@ -113,7 +113,11 @@ class Call:
         function will call them.
         """
         omitted = getattr(self.function, "omitted_at", {})
-        args = {k: v for k, v in self.bound().items() if omitted.get(k, _KEPT) not in (ANY, v)}
+        args = {
+            name: value
+            for name, value in self.bound().items()
+            if (at := omitted.get(name, _KEPT)) != value and (at is not ANY or value is None)
+        }
         name, called = public_name(self.function), modules_named(args)
         args = args if name is not None else {key: in_order(value) for key, value in args.items()}
         own = (self.target, getattr(self.function, "__module__", None) or "")

@@ -16,7 +16,7 @@ from typing import Any
 from lt_sweeps.config.user_code import code_behind
 
 ANY = object()
-"""In `omitted_at`: leave the argument out at every value."""
+"""In `omitted_at`: leave the argument out at every value but null."""
 
 
 def digest(value: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lt_sweeps.config.identity import ANY, omitted_at
 from lt_sweeps.data.bundled import CURE, check_content, nothing, read_table, sklearn_folder
 from lt_sweeps.data.dataset import Dataset, Split, check_held_out, held_out_rows
 from lt_sweeps.storage.atomic_write import passes
@@ -32,6 +33,7 @@ def diabetes(*, validation: int = 66, test: int = 88) -> Dataset:
     )
 
 
+@omitted_at(path=ANY)
 def text(
     *, path: str | None = None, length: int = 64, validation: float = 0.1, test: float = 0.1
 ) -> Dataset:
@@ -39,7 +41,7 @@ def text(
 
     Args:
         path: a text file. With null, the text is the descriptions of data sets that ship with
-            scikit-learn, 37,000 bytes of English. Path and content are both part of the stage keys.
+            scikit-learn, 37,000 bytes of English. Stage keys contain its content, not its path.
         validation: the fraction of the text held out for validation, just before the test part.
         test: the fraction held out for testing, at the end of the text.
     """

@@ -423,3 +423,15 @@ def test_labels_and_kinds_of_tensors_count(lab: Path) -> None:
         hashes.add(task.content_hash(replace(dataset, load=lambda changed=changed: changed)))
     hashes.add(task.content_hash(replace(dataset, scale=1.0)))
     assert len(hashes) == 6
+
+
+def test_a_text_is_known_by_its_content_and_not_by_its_path(tmp_path: Path) -> None:
+    def identity(path: Path | None) -> dict[str, Any]:
+        call = Call.of({"_target_": "lt_sweeps.data.text", "path": path and str(path)}, where="")
+        return task.Task(call).identity()
+
+    here, there, other = (tmp_path / name for name in ("here.txt", "there.txt", "other.txt"))
+    for path, text in ((here, "to be or not to be "), (there, "to be or not to be "), (other, "x")):
+        path.write_text(text * 2000)
+    assert identity(here) == identity(there) != identity(other)
+    assert identity(None)["args"]["path"] is None, "so the keys of the usual text stay"
