@@ -16,7 +16,7 @@ from lt_sweeps.cli.status_view import read_logs, show_status
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution import local_launcher
 from lt_sweeps.execution.frozen_pack import work_on
-from lt_sweeps.execution.slurm.squeue import Batch, job_name, output
+from lt_sweeps.execution.slurm.squeue import Batch, job_name, output, queued
 from lt_sweeps.execution.status import AT_WORK, BROKEN, COMPLETE, Status
 from lt_sweeps.execution.submission import Submission
 from lt_sweeps.plan.packing import packs
@@ -237,3 +237,18 @@ def test_it_starts_without_torch(sweep: SweepFolder) -> None:
         [sys.executable, "-c", code, str(sweep.folder)], capture_output=True, text=True
     )
     assert done.returncode == BROKEN, done.stderr
+
+
+@pytest.mark.parametrize(("program", "asked"), [("exec sleep 60", 1), ("exit 1", 3)])
+def test_a_controller_that_is_silent_is_asked_once_and_one_that_refuses_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, asked: int
+) -> None:
+    sweep = SweepFolder(tmp_path / "sweeps" / "mine")
+    Batch(1, "lt", [["pack"]], "cpu", 1, [], [False]).write(sweep)
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho >> {tmp_path}/asked\n{program}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ValueError, match="^slurm: .*`squeue` failed, at last with"):
+        queued(sweep, timeout=0.5)
+    assert len((tmp_path / "asked").read_text().splitlines()) == asked

@@ -174,19 +174,26 @@ _UNREACHABLE = re.compile(r"contact|connect|socket timed out|timed out after", r
 
 
 def _answer(command: Sequence[str], timeout: float) -> str:
-    """Return the output of a Slurm command; try three times, because the controller may be busy."""
+    """Return the output of a Slurm command.
+
+    A command that fails is tried three times, because the controller may be busy. One that is
+    silent for `timeout` seconds is not tried again, because a person waits.
+    """
     message = ""
     for _ in range(3):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
+            message = str(error)
+            break
+        except OSError as error:
             message = str(error)
             continue
         if done.returncode == 0:
             return done.stdout
         message = " ".join(done.stderr.split())
     silent = "the controller does not answer: " if _UNREACHABLE.search(message) else ""
-    raise ValueError(f"slurm: {silent}`{command[0]}` failed three times, at last with: {message}")
+    raise ValueError(f"slurm: {silent}`{command[0]}` failed, at last with: {message}")
 
 
 def setting(name: str) -> str | None:
