@@ -87,12 +87,16 @@ def repeated(compute: Callable[[], Mapping[str, Tensor]], where: str) -> Mapping
     reveals such a function.
 
     Raises:
-        ValueError: the second call returns something else.
+        ValueError: the second call returns something else, or the tensors are not dense.
     """
     with one_thread(), global_draws(1):
         first = compute()
     with one_thread(), global_draws(2):
         second = compute()
+    for name, tensor in first.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+            raise ValueError(f"{where} gives a {kind} tensor for {name}; give a dense tensor")
     if other := [n for n in second if n not in first or not _same(first[n], second[n])]:
         raise ValueError(
             f"{where} gives other values for {other[0]} when it is called again with the same "

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,6 +200,21 @@ def _check_range(inputs: Tensor, where: str, std: Sequence[float] | None) -> Non
             "such as scale=1.0, or if they are dark pictures `mean` and `std` of their pixels "
             "in [0, 1]"
         )
+
+
+def classes_lacking(dataset: Dataset, splits: Mapping[str, Split]) -> str:
+    """Say which classes have no example in a split; empty if each has, or targets are no classes.
+
+    For example `no example of class 0 in train; of class 0, 3 in val`.
+    """
+    lacking = []
+    for name in _SPLITS if dataset.classes else ():
+        targets = splits[name].targets
+        if targets.dtype == torch.int64 and targets.ndim == 1:
+            absent = sorted({*range(dataset.classes or 0)} - {*targets.unique().tolist()})
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            lacking += [f"of class {listed(absent[:5])}{more} in {name}"] if absent else []
+    return f"no example {'; '.join(lacking)}" if lacking else ""
 
 
 def _unless_default(value: object, usual: object = torch.float32) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 from lt_sweeps.config.call import Config
 from lt_sweeps.config.keys import SHARED_KEYS
 from lt_sweeps.config.user_code import code_named
+from lt_sweeps.data.dataset import classes_lacking
 from lt_sweeps.data.split_overlap import shared_examples
 from lt_sweeps.execution.asked_metrics import check_layouts, check_metrics
 from lt_sweeps.execution.computed_anew import edited_keys
@@ -166,8 +167,12 @@ class Submission:
         """
         for task in tasks_of(units):
             splits = task.dataset.load()
-            for split in splits.values():
+            for name, split in splits.items():
                 task.kind.check_targets(split.targets, str(task.call), task.dataset.classes)
+                if name != "train":
+                    task.kind.check_variance(split.targets, f"the {name} split of `{task.call}`")
+            if task.kind.measures_accuracy and (lacking := classes_lacking(task.dataset, splits)):
+                _log.warning("dataset: %s: %s", task.call, lacking)
             for shared in shared_examples(splits):
                 if shared.is_a_mistake:
                     raise ValueError(

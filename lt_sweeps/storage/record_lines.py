@@ -55,7 +55,10 @@ def parse_record(line: bytes, file: Path, needed: Collection[str]) -> Record | s
         return fault
     record = Record(**{**_ADDED, **_shared(row)})
     lacking = next(record.lacking(needed), None)
-    return record if lacking is None else f"`{lacking}` is null though `finite` is true"
+    if lacking is None:
+        return record
+    noted = (note for note in record.notes or () if lacking in note)
+    return next(noted, f"`{lacking}` is null though `finite` is true")
 
 
 def _faults(row: Mapping[str, Any], file: Path) -> Iterator[str]:

@@ -58,6 +58,9 @@ def test_an_orthogonal_matrix_is_drawn_alike_in_a_process_of_more_threads() -> N
         return {"weight": torch.nn.init.orthogonal_(torch.empty(300, 200))}
 
     alone = repeated(drawn, "model")["weight"]
+    for tensor, kind in ((alone.to_sparse(), "sparse_coo"), (alone.to("meta"), "meta")):
+        with pytest.raises(ValueError, match=f"^model gives a {kind} tensor for a; give a dense"):
+            repeated(lambda tensor=tensor: {"a": tensor}, "model")
     torch.set_num_threads(2)
     assert torch.equal(repeated(drawn, "model")["weight"], alone)
     assert torch.get_num_threads() == 2

@@ -357,6 +357,15 @@ def mislabelled() -> Dataset:
     return dataset
 
 
+def from_1() -> Dataset:
+    """Nine classes with labels 1 to 8, in order: the validation split has two of them."""
+    images = torch.rand(160, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = 1 + torch.arange(160) // 9 % 8
+    parts = {"train": slice(0, 72), "val": slice(72, 88), "test": slice(88, 160)}
+    splits = {name: Split(images[part], labels[part]) for name, part in parts.items()}
+    return Dataset((1, 4, 4), 9, 72, lambda: None, lambda: splits, scale=1.0)
+
+
 def leak(shared: int, split: str = "test", other: str = "train") -> dict:
     return {
         "_target_": f"{__name__}.leaking",
@@ -393,6 +402,19 @@ def test_a_few_images_that_splits_share_are_counted_aloud(
     Submission(made, settings(tmp_path)).check_splits(made.units)
     assert len(caplog.messages) == len(said)
     assert all(text in line for text, line in zip(said, caplog.messages, strict=True))
+
+
+def test_a_class_without_an_example_is_said(
+    cell: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels from 1 on, and a validation split that was cut from sorted examples."""
+    made = plan([cell(dataset={"_target_": f"{__name__}.from_1"})])
+    Submission(made, settings(tmp_path)).check_splits(made.units)
+    (line,) = caplog.messages
+    assert line.endswith(
+        "from_1(): no example of class 0 in train; of class 0, 3, 4, 5, 6 and 2 more in val; "
+        "of class 0 in test"
+    )
 
 
 def test_a_sweep_on_shared_examples_does_not_start(cell: Make, tmp_path: Path) -> None:

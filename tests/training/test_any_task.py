@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 import yaml
 from fixtures.captured_step import captured
-from fixtures.tiny_cell import compute_cells, tiny_cell
+from fixtures.tiny_cell import compute_cells, settings, tiny_cell
 from sklearn.metrics import f1_score, log_loss, mean_absolute_error, r2_score
 from torch import Tensor, nn
 
+from lt_sweeps.analysis.results import read_results
 from lt_sweeps.config.errors import CONF
 from lt_sweeps.data import Dataset, Split
 from lt_sweeps.data.batches import EVALUATE_BATCH
+from lt_sweeps.execution.submission import Submission
 from lt_sweeps.models import FC
 from lt_sweeps.models.functional import picked
 from lt_sweeps.models.network import Network
@@ -459,6 +461,12 @@ def test_a_metric_that_is_no_number_is_said_in_the_row(tmp_path: Path) -> None:
     for row in RunFolder.of(store.root, cell.signature, cell.seed).read().records:
         assert row.finite and row.metrics is not None and row.metrics["val_r2"] is None
         assert row.notes is not None and row.notes[0].startswith("val_r2, test_r2: not a number")
+    with pytest.raises(ValueError, match="records.jsonl:1: val_r2, test_r2: not a number, though"):
+        read_results(store.root, metrics=["test_r2"])
+    with pytest.raises(ValueError, match=r"^task.metrics.r2: all targets of the val split .*=null"):
+        Submission(made, settings(tmp_path)).check_splits(made.units)
+    without = {**task, "metrics": {**task["metrics"], "r2": None}}
+    TaskKind.of(without).check_variance(torch.ones(3, 1), "mine")
 
 
 def labelled(*, split: str, label: int) -> Dataset:
@@ -530,6 +538,25 @@ def test_targets_of_other_types_need_a_user_defined_loss(value: float) -> None:
         kind("regression").check_targets(targets, "mine")
     own = {**REGRESSION["task"], "loss": {"_target_": f"{HERE}squares"}}
     TaskKind.of(own).check_targets(targets, "mine")
+
+
+@pytest.mark.parametrize(
+    ("targets", "advice"),
+    [
+        (torch.eye(4).long(), r"if they are one-hot, give `targets.argmax\(1\)`"),
+        (torch.eye(4), r"if they are one-hot, give `targets.argmax\(1\)`"),
+        (torch.tensor([[1, 1, 0]]), "choose task=multi_label, with float32 targets"),
+        (torch.tensor([[3], [1]]), r"give `targets\[:, 0\]`"),
+        (torch.tensor([[3, 1]]), "choose task=tokens, or language_model"),
+        (torch.tensor([[0.5, 2.0]]), "choose task=regression, or multi_label"),
+        (torch.tensor([0.0, 1.0]), "choose task=regression"),
+    ],
+)
+def test_targets_that_are_no_class_numbers_get_the_advice_that_suits_them(
+    targets: Tensor, advice: str
+) -> None:
+    with pytest.raises(ValueError, match=f"; {advice}[^,]*$"):
+        CLASSIFICATION.check_targets(targets, "mine", 4)
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32])

@@ -15,6 +15,7 @@ from lt_sweeps.config.spelling import listed
 from lt_sweeps.config.yaml_types import check_keys
 
 _ACCURACY = "lt_sweeps.training.metrics.accuracy"
+_R2 = "lt_sweeps.training.metrics.r2"
 _CROSS_ENTROPY = "torch.nn.functional.cross_entropy"
 _TOKEN_CROSS_ENTROPY = "lt_sweeps.training.losses.token_cross_entropy"
 _BINARY_CROSS_ENTROPY = "torch.nn.functional.binary_cross_entropy_with_logits"
@@ -203,8 +204,21 @@ class TaskKind:
         if classifies and not class_numbers:
             raise ValueError(
                 f"task: classification takes class numbers, int64 [N], and targets of `{data}` are "
-                f"{_form(targets)}; choose task={_suited_task(targets)}"
+                f"{_form(targets)}; {_advice(targets)}"
             )
+
+    def check_variance(self, targets: Tensor, data: str) -> None:
+        """Refuse all targets of a split if r2 would divide by their variance, and it is 0.
+
+        Raises: ValueError: a number is the same in all targets, and r2 is a metric.
+        """
+        for metric in self.metrics:
+            if metric.call.target == _R2 and bool((targets == targets[0]).all(0).any()):
+                where = f"task.metrics.{metric.name}"
+                raise ValueError(
+                    f"{where}: all targets of {data} are equal, so there is no variance to "
+                    f"explain; leave this metric out with {where}=null, or give other targets"
+                )
 
     def _counted(self, targets: Tensor) -> Tensor:
         """The targets, without those that neither the loss nor any of our metrics counts."""
@@ -293,12 +307,19 @@ def _check_classes(targets: Tensor, data: str, classes: int) -> None:
         )
 
 
-def _suited_task(targets: Tensor) -> str:
-    """The options of `task=` for targets that are not class numbers."""
-    if not targets.is_floating_point():
-        return "tokens, or language_model"
-    several = targets.ndim == 2 and targets.shape[1] > 1
-    return "regression, or multi_label" if several else "regression"
+def _advice(targets: Tensor) -> str:
+    """What to do with targets that are not class numbers."""
+    whole, several = not targets.is_floating_point(), targets.ndim == 2 and targets.shape[1] > 1
+    if several and bool(((targets == 0) | (targets == 1)).all()):
+        if bool((targets.sum(1) == 1).all()):
+            return (
+                "if they are one-hot, give `targets.argmax(1)`; otherwise choose task=multi_label"
+            )
+        return "choose task=multi_label, with float32 targets"
+    if whole:
+        column = targets.ndim == 2 and not several
+        return "give `targets[:, 0]`" if column else "choose task=tokens, or language_model"
+    return f"choose task=regression{', or multi_label' if several else ''}"
 
 
 def _form(targets: Tensor) -> str:
