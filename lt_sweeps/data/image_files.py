@@ -19,7 +19,7 @@ _CLOCK_SECONDS = 2.0  # file systems record times to within 2 seconds or better
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder.
+    """Yield all files below a folder, except those in hidden folders such as `.ipynb_checkpoints`.
 
     Raises:
         ValueError: a folder below it cannot be read, or is a link, which might lead in a circle.
@@ -29,6 +29,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise unreadable(error.filename, error)
 
     for above, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if os.path.islink(path := os.path.join(above, name)):
                 raise unreadable(path, "it is a link to a folder; only classes may be such links")

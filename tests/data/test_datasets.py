@@ -717,6 +717,15 @@ def test_a_file_that_is_not_an_image_is_named(tmp_path, spoil, reason):
         afresh(tmp_path / "pets", tmp_path)
 
 
+def test_images_in_hidden_folders_are_no_images_of_a_class(tmp_path):
+    """Notebooks and file servers keep copies of images there, which would be in other splits."""
+    root = draw_tree(tmp_path / "pets")
+    hidden = root / "cat" / "more" / ".ipynb_checkpoints"
+    hidden.mkdir(parents=True)
+    (hidden / "000-checkpoint.png").write_bytes((root / "cat" / "000.png").read_bytes())
+    assert len(prepared(afresh(root, tmp_path))["train"].targets) == 14
+
+
 def test_a_class_may_be_a_link_to_a_folder(tmp_path):
     root = draw_tree(tmp_path / "pets")
     (root / "cat").rename(tmp_path / "elsewhere")
