@@ -13,10 +13,9 @@ from markupsafe import Markup
 from rich.table import Table
 
 from lt_sweeps.analysis.alarms import raised_alarms
-from lt_sweeps.analysis.labels import differences, group_by, value_of
+from lt_sweeps.analysis.labels import differences, value_of
 from lt_sweeps.analysis.record_audit import is_clean
 from lt_sweeps.analysis.results import CellResults
-from lt_sweeps.analysis.significance import FAMILIES
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.reporting.figures.captions import (
@@ -70,6 +69,9 @@ def report_page(
     ]
     answers = [*analysis.test_sentences, *winning_sentences(analysis)]
     answers = answers or [not_inferior_sentence(analysis) or _NO_TEST]
+    # Lines may share a sentence, so there are not as many as pairs.
+    tests = (*analysis.all_verdicts, *analysis.endpoint_verdicts)
+    panels = tuple(f"{test.curve.panel}: " for test in tests)
     shown = [figure_on_page(figure, files) for figure in figures]
     # The main figures come first, and only they have tips. There are several if the tasks of a
     # sweep are judged by different metrics.
@@ -83,7 +85,7 @@ def report_page(
             quiet=[note for note in results.notes if is_clean(note)],
             findings=[line for line in findings if line],
             answers=answers,
-            pairs=max(1, len(group_by(analysis.all_verdicts, FAMILIES["pair"]))),
+            pairs=max(1, sum(answer.startswith(panels) for answer in answers)),
             main=[_without_sentences(figure, answers) for figure in shown[:main]],
             figures=shown[main:],
             tables=[table_on_page(table) for table in page.tables],

@@ -97,10 +97,10 @@ def test_each_figure_has_a_heading_and_every_id_is_its_own(page: Path) -> None:
 def test_a_single_verdict_is_large_and_several_have_one_size(page: Path, tmp_path: Path) -> None:
     assert page.read_text().count('<p class="answer">') == 1
     sweep = FakeSweep(tmp_path)
-    for criterion in ("large_final", "random", "movement"):
+    for criterion, spread in (("large_final", 0.01), ("random", 0.01), ("movement", 0.02)):
         for seed in range(3):
             chosen = {"mask_criterion": criterion}
-            sweep.cell(criterion, seed, accuracies=[0.9, 0.8 + 0.01 * seed], choices=chosen)
+            sweep.cell(criterion, seed, accuracies=[0.9, 0.8 + spread * seed], choices=chosen)
     console = Console(file=io.StringIO())
     folder = report(sweep.folder, console=console, figures=["curves"], baseline="random")
     text = (folder / "index.html").read_text()
@@ -152,6 +152,20 @@ def test_an_audit_warns_on_the_page_only_if_it_found_a_fault(page: Path) -> None
     found = "audit of records and headers: 1 failed; the first of 1: a"
     assert is_clean("audit of records and headers: 10 checks passed") and not is_clean(found)
     assert '<p class="warn">audit of records and headers: ' in page.read_text()  # of made-up files
+
+
+def test_caveats_are_small_also_below_lines_that_share_a_sentence(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for criterion in ("random", "movement", "large_final"):
+        for seed in range(2):
+            level = 0.8 + seed * (0.01 if criterion == "random" else 0.02)
+            chosen = {"mask_criterion": criterion}
+            sweep.cell(criterion, seed, accuracies=[0.9, level], choices=chosen)
+    folder = report(sweep.folder, console=Console(file=io.StringIO()), baseline="random")
+    text = (folder / "index.html").read_text()
+    (shared,) = re.findall(r'<p class="answer">(.*)</p>', text)
+    assert "movement, large_final, each against random" in shared
+    assert '<p class="facts">Tests against random' in text
 
 
 @pytest.mark.parametrize("width", [1200, 390])
