@@ -112,11 +112,10 @@ def caveats(verdicts: Sequence[Verdict], layout: ReportConfig) -> list[str]:
         tests = f"{blank} test{'s' * (blank > 1)} could not be made"
         says.append(f"{tests}: fewer than two seeds, or no spread at all.")
     if uneven := sum(v.comparison.is_uneven for v in verdicts):
-        # Simulated with up to 20 normal seeds and either line up to 10 times as noisy (2026-11-28).
         says.append(
-            f"{uneven} of {len(verdicts)} tests compare a line of two seeds with a line of more by "
-            "Welch's test, whose p can then be far too small: in simulations of equal lines up to "
-            "12% of p fell below 0.05, and up to 5% below 0.001; equivalence is not tested there."
+            f"{uneven} of {len(verdicts)} tests compare a line of two seeds with a line of more. "
+            "Their p and interval have one degree of freedom, that of two seeds, because Welch's "
+            "estimate of it can be far too high: they hardly ever find a difference."
         )
     return says
 

@@ -366,14 +366,19 @@ def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
     assert "1 of 1 tests lack seeds" in " ".join(caveats(one.verdicts, one.layout))
 
 
-def test_two_seeds_against_more_are_counted_and_shown_equivalent_to_nothing(
+def test_two_seeds_against_more_are_counted_and_have_one_degree_of_freedom(
     sweep: FakeSweep,
 ) -> None:
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.9], seeds=2, spread=0.0001)
-    one = sweep.analysis(baseline="large_final", equivalence=0.9)
-    assert [verdict.words(0.05) for verdict in one.verdicts] == [("undecided",)]
-    assert "tests compare a line of two seeds with" in " ".join(caveats(one.verdicts, one.layout))
+    (verdict,) = sweep.analysis(baseline="large_final").verdicts
+    found = verdict.comparison
+    error = (found.ci_high - found.difference) / 12.706  # the 97.5% quantile of one degree
+    for errors, word in ((6.2, "undecided"), (6.4, "equivalent")):  # the 95% quantile is 6.314
+        margin = abs(found.difference) + errors * error
+        one = sweep.analysis(baseline="large_final", equivalence=margin)
+        assert [verdict.words(0.05) for verdict in one.verdicts] == [(word,)]
+    assert "1 of 1 tests compare a line of two seeds" in " ".join(caveats([verdict], one.layout))
 
 
 def test_a_winning_ticket_is_not_inferior_to_dense_and_better_than_the_control(
