@@ -13,6 +13,7 @@ from filelock import BaseFileLock
 
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.execution.materialize import ticket
+from lt_sweeps.plan.planning import with_reported
 from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import ticket_fault
 from lt_sweeps.plan.unit import Unit
@@ -44,13 +45,10 @@ def compute(
         reported: keys of the stages whose weights at the best evaluation are stored too, if that
             evaluation is not the last one, because a cell reports the accuracy of those weights.
     """
+    moments = with_reported(moments, reported)
 
     def loop_of(group: Sequence[Unit]) -> TrainingLoop:
-        best = frozenset({"reported"})
-        saved = [
-            moments.get(key, frozenset()) | (best if key in reported else frozenset())
-            for key in (unit.stage.key for unit in group)
-        ]
+        saved = [moments.get(unit.stage.key, frozenset()) for unit in group]
         loop = TrainingLoop(
             group, store, machine, moments=saved, progress=progress, stopped=stopped
         )
@@ -98,7 +96,7 @@ def _clear(units: Iterable[Unit], moments: Mapping[str, frozenset[Any]], store: 
         store.sweep_up(key, [unit.seed for unit in of_stage])
     for unit in units:
         stage, seed = unit.stage, unit.seed
-        for moment in ("end", *moments.get(stage.key, ())):
+        for moment in ("end", "best", *moments.get(stage.key, ())):
             path = store.path(stage.key, seed, moment)
             if os.path.lexists(path) and (fault := ticket_fault(stage, seed, moment, store)):
                 set_aside(path, fault)
@@ -188,9 +186,13 @@ def _until(
 ) -> int | None:
     """The step to train to: the last missing snapshot; None: to the end of the training."""
     steps: set[int] = set()
+    tickets = StoredTickets(store, thorough=False, recall=False)
     for unit in units:
         key, seed = unit.stage.key, unit.seed
-        absent = [m for m in ("end", *moments.get(key, ())) if not store.has(key, seed, m)]
+        wanted = moments.get(key, frozenset())
+        if "reported" in wanted and not tickets.ends_at_best(unit.stage, seed):
+            wanted |= {"best"}
+        absent = [m for m in ("end", *wanted) if not store.has(key, seed, m)]
         if "end" in absent or "best" in absent:
             return None
         steps |= {moment for moment in absent if isinstance(moment, int)}

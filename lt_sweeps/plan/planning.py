@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,14 +51,21 @@ class Plan:
         best = (cell for cell in self.cells if cell.report_at == "best")
         return frozenset(s.key for cell in best for s in cell.trainings if s.key in cell.levels)
 
+    @functools.cached_property
+    def wanted(self) -> Mapping[str, frozenset[Moment]]:
+        """The `moments`, and `reported` for each training in `best_reported`."""
+        return with_reported(self.moments, self.best_reported)
+
     def missing(self, store: Store, *, thorough: bool = False) -> tuple[Unit, ...]:
-        """The units that are not stored, or lack a snapshot that a later stage needs.
+        """The units that are not stored, or lack a snapshot that a later stage or a cell needs.
+
+        A cell that reports the best evaluation needs its weights, as the row's network.
 
         With `thorough`, each stored file is read in full and compared with its stage, not only its
         header. Files that were verified before and have not changed since are skipped.
         """
         tickets = StoredTickets(store, thorough=thorough)
-        missing = tuple(unit for unit in self.units if not tickets.holds_unit(unit, self.moments))
+        missing = tuple(unit for unit in self.units if not tickets.holds_unit(unit, self.wanted))
         tickets.verified.save()
         dropped = read_dropped(store.root) if missing else {}
         return self._needed(missing, tickets, dropped) if dropped else missing
@@ -67,7 +74,7 @@ class Plan:
         self, missing: Sequence[Unit], tickets: StoredTickets, dropped: Mapping[str, frozenset[str]]
     ) -> tuple[Unit, ...]:
         """The missing units, except dropped ones whose results are still in the records."""
-        spared = {unit for unit in missing if tickets.holds_unit(unit, self.moments, dropped)}
+        spared = {unit for unit in missing if tickets.holds_unit(unit, self.wanted, dropped)}
         for cell in self.cells:
             if not spared.isdisjoint(cell.units) and not _is_done(cell, tickets.store):
                 spared.difference_update(cell.units)
@@ -75,6 +82,14 @@ class Plan:
             if unit not in spared:
                 spared -= {Unit(stage, unit.seed) for stage in trainings(unit.stage)}
         return tuple(unit for unit in missing if unit not in spared)
+
+
+def with_reported(
+    moments: Mapping[str, frozenset[Moment]], reported: Collection[str]
+) -> dict[str, frozenset[Moment]]:
+    """The moments by stage key, with `reported` added for the stages in `reported`."""
+    nothing, added = frozenset[Moment](), frozenset[Moment]({"reported"})
+    return {**moments, **{key: moments.get(key, nothing) | added for key in reported}}
 
 
 def plan(cells: Sequence[Cell]) -> Plan:

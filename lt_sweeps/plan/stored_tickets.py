@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lt_sweeps.config.file_version import is_settled, version
 from lt_sweeps.config.seeds import Seed
 from lt_sweeps.plan import ticket_checks
 from lt_sweeps.plan.stages import Init, Moment, Work
-from lt_sweeps.plan.ticket_checks import is_stored, mask_origin
+from lt_sweeps.plan.ticket_checks import is_stored, mask_origin, stored_facts
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage import ticket_facts, ticket_file
 from lt_sweeps.storage.store import Store
@@ -66,18 +66,44 @@ class StoredTickets:
         The pack then continues from the checkpoint and writes them again, with the same bytes.
 
         Args:
-            moments: the moments of which each stage must save a snapshot, by stage key.
+            moments: the moments of which each stage must save a snapshot, by stage key. `reported`
+                is the best evaluation, whose weights have a file only if it is not the end.
             dropped: the files of each stage that may be absent.
         """
         stage, seed = unit.stage, unit.seed
         spared = (dropped or {}).get(stage.key, ())
         # The snapshot at the start can be computed again without training.
         for moment in ("end", *(moments.get(stage.key, frozenset()) - {"start"})):
+            if moment == "reported" and self.ends_at_best(stage, seed, spared):
+                continue
+            moment = "best" if moment == "reported" else moment
             file = _file(seed, moment)
             absent_and_spared = file in spared and not self._exists(f"{stage.key}/{file}")
             if not absent_and_spared and not self.holds(stage, seed, moment):
                 return False
         return not self.is_training(stage.key, seed)
+
+    def ends_at_best(self, stage: Work, seed: Seed, spared: Collection[str] = ()) -> bool:
+        """Whether the best evaluation of a stored training is its last, so no file has its weights.
+
+        Args:
+            spared: the files of the stage that may be absent. If its ticket is, nothing is known,
+                and nothing is asked for.
+        """
+        name = f"{stage.key}/{_file(seed, 'end')}"
+        if not self._exists(name):
+            return _file(seed, "end") in spared
+        if self._exists(f"{stage.key}/{_file(seed, 'best')}"):
+            return False
+        seen = self._version(name)
+        if seen is not None and self.verified.has(f"{name}@best", seen):
+            return True
+        settled = seen is not None and is_settled(seen)
+        facts = stored_facts(stage, seed, "end", self.store)
+        is_last = facts is not None and facts.metrics["best_step"] == stage.step
+        if is_last and self.thorough and settled and seen is not None:
+            self.verified.note(f"{name}@best", seen)
+        return is_last
 
     def is_training(self, key: str, seed: Seed) -> bool:
         """Whether the store holds a checkpoint of an unfinished training."""

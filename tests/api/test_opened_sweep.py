@@ -18,6 +18,8 @@ import lt_sweeps as lt
 from lt_sweeps.api.opened_sweep import Sweep, _absent, _is_value
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.execution.submission import Submission
+from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.storage.store import Store
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
@@ -107,6 +109,29 @@ def test_a_soft_mask_is_in_the_weights_of_the_module(cell: Make, swept: Swept) -
         assert found == pytest.approx(row["test_accuracy"])
         kept = sum(int(kept.sum()) for kept in ticket.mask.values())
         assert kept == row["weights_remaining"]
+
+
+def test_the_network_of_a_row_is_stored_after_a_sweep_that_reports_the_end(
+    cell: Make, run: Callable[..., tuple[Plan, Store]], swept: Swept
+) -> None:
+    """Both share their trainings, and the first stored only the weights of the end."""
+    changes = {"recipe__lr": 0.3, "recipe__length": "20ep"}
+    ends, store = run(cell(report_at="end", **changes))
+    assert ends.missing(store) == ()
+    bests, early = plan([cell(**changes)]), []
+    for unit in bests.units:
+        facts = store.facts(unit.stage.key, unit.seed)
+        assert facts is not None
+        if facts.metrics["best_step"] < unit.stage.step:
+            early.append(unit)
+    assert early and bests.missing(store) == tuple(early)
+    before = {path: path.read_bytes() for path in store.root.glob("tickets/*/*.safetensors")}
+    sweep = lt.open(swept(bests.cells[0].cell))
+    assert bests.missing(store, thorough=True) == bests.missing(store) == ()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    for row in sweep.frame().to_dict(orient="records"):
+        ticket = sweep.ticket(stage=row["stage"])
+        assert ticket.evaluate("test").accuracy == row["test_accuracy"]
 
 
 def test_what_is_done_to_a_mask_or_a_module_changes_no_ticket(sweep: Sweep) -> None:
