@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from sys import path
+from types import ModuleType
 
 import pytest
 
@@ -67,6 +68,17 @@ def test_a_job_imports_from_it_and_not_from_where_it_starts(copied: Path, tmp_pa
 def test_the_same_code_is_copied_once(tmp_path: Path) -> None:
     assert copy_code(tmp_path) == copy_code(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_generated_module_is_not_user_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Python 3.10 torch.distributed makes one, which no job could be submitted with."""
+    generated = ModuleType("_remote_module_non_scriptable")
+    generated.__file__ = "<_remote_module_non_scriptable>.py"
+    monkeypatch.setitem(sys.modules, generated.__name__, generated)
+    assert generated.__name__ not in users_modules()
+    assert copy_code(tmp_path).is_dir()
 
 
 def test_an_installed_package_is_not_user_code(

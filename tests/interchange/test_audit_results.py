@@ -701,12 +701,16 @@ def test_images_in_two_splits_are_counted(
     assert "32 of 32 test examples are val examples too" in capsys.readouterr().out
 
 
-def test_windows_that_a_text_repeats_are_no_fault_of_its_splits() -> None:
-    """Several descriptions contain the same licence.
+def test_windows_that_a_text_repeats_are_no_fault_of_its_splits(tmp_path: Path) -> None:
+    """Several parts of a text contain the same licence.
 
     The plan counts such windows by the same rule.
     """
-    call = Call("lt_sweeps.data.text", Config({"length": 30}))
+    draws, letters = random.Random(0), "abcdefghijklmnopqrstuvwxyz"
+    parts = ("".join(draws.choices(letters, k=240)) + "The licence. " * 3 for _ in range(60))
+    path = tmp_path / "text.txt"
+    path.write_text("".join(parts))
+    call = Call("lt_sweeps.data.text", Config({"length": 9, "path": str(path)}))
     findings = Findings()
     audit_splits(Task(call), findings)
     (verdict,) = [v for v in findings.verdicts() if v.check == "splits"]

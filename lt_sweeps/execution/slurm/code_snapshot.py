@@ -154,7 +154,10 @@ def _listed(folder: str) -> frozenset[str]:
 def _place(name: str) -> tuple[str | None, list[str]]:
     """The file of a module and the folders of a package, whether it is imported or not."""
     if module := sys.modules.get(name):
-        return getattr(module, "__file__", None), [*map(str, getattr(module, "__path__", ()))]
+        file = getattr(module, "__file__", None)
+        if file and file.startswith("<"):  # a module that torch.distributed generates, `<name>.py`
+            file = None
+        return file, [*map(str, getattr(module, "__path__", ()))]
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
