@@ -26,7 +26,7 @@ from lt_sweeps.models.module_state import state_of
 from lt_sweeps.models.network import Network
 from lt_sweeps.models.output_layer import check_output_layer
 from lt_sweeps.models.prunable import Layer
-from lt_sweeps.plan.optimizer_checks import make_optimizer
+from lt_sweeps.plan.optimizer_checks import make_optimizer, tried_shapes
 from lt_sweeps.plan.stages import Task
 from lt_sweeps.sparsity.evidence import OF_ACTIONS, Criterion
 from lt_sweeps.sparsity.schedules import targets_of
@@ -38,7 +38,6 @@ Results = Iterator[tuple[str, Iterable[Tensor]]]
 _EXAMPLES = 2
 _KEYS = ("task", "model", "dataset", "mask_criterion", "reset", "freeze")  # our errors start so
 _WEIGHTS = 50  # number of weights that a criterion has to score
-_SIDE = 3  # the largest side of the tensors that a clipping and an optimizer are tried on
 _STEPS = 20  # number of steps at which a learning-rate schedule is tried
 
 
@@ -227,28 +226,27 @@ def _transforms(calls: tuple[Call, ...]) -> ImageTransforms:
 
 
 def clip(call: Call, shapes: Mapping[str, tuple[int, ...]], number: int) -> Results:
-    """Clip small random gradients."""
-    grads = dict(zip(shapes, _small(shapes.values(), number), strict=True))
+    """Clip random gradients."""
+    grads = dict(zip(shapes, _drawn(shapes, number), strict=True))
     call(grads=grads)
     yield f"recipe.clip: `{call.target}`", grads.values()
 
 
 def optimize(call: Call, shapes: Mapping[str, tuple[int, ...]], lr: float, number: int) -> Results:
-    """Take two steps of an optimizer on small random weights."""
-    parameters = _small(shapes.values(), number)
+    """Take two steps of an optimizer on random weights."""
+    parameters = _drawn(shapes, number)
     optimizer = make_optimizer(call, parameters, lr)
     for step in (1, 2):
-        for parameter, grad in zip(parameters, _small(shapes.values(), number + step), strict=True):
+        for parameter, grad in zip(parameters, _drawn(shapes, number + step), strict=True):
             parameter.grad = grad
         optimizer.step()
     yield f"recipe.optimizer: `{call.target}`", parameters
 
 
-def _small(shapes: Iterable[tuple[int, ...]], number: int) -> list[Tensor]:
-    """A random tensor for each shape, with short sides."""
+def _drawn(shapes: Mapping[str, tuple[int, ...]], number: int) -> list[Tensor]:
+    """A random tensor for each shape."""
     draws = torch.Generator().manual_seed(number)
-    sizes = ([min(side, _SIDE) for side in shape] for shape in shapes)
-    return [torch.randn(size, generator=draws) for size in sizes]
+    return [torch.randn(shape, generator=draws) for shape in tried_shapes(shapes).values()]
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def _check_recipe(recipe: Recipe, network: Network, shape: tuple[int, ...]) -> N
     """
     shapes = {name: tuple(p.shape) for name, p in network.module().named_parameters()}
     if isinstance(recipe.optimizer, Call):
-        check_optimizer(recipe.optimizer, list(shapes.values()), recipe.lr)
+        check_optimizer(recipe.optimizer, shapes, recipe.lr)
     if recipe.clip is not None and not recipe.clip.ours:
         check_clip(recipe.clip, shapes)
     if isinstance(recipe.augment, tuple):

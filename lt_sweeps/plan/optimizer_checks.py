@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from lt_sweeps.config.seeds import global_draws
 from lt_sweeps.config.users_mistakes import told_by
 
 _SAVED_TYPES = Tensor | int | float | None
-_SIDE = 3  # the largest side of the tensors that an optimizer is tried on
+_NUMBERS, _SIDE = 1 << 20, 3  # of the tensors that an optimizer and a clipping are tried on
 _CLIPS = 8  # calls of a clipping on the same gradients; it may behave differently only later
 
 
@@ -50,14 +51,23 @@ def make_optimizer(
     return optimizer
 
 
-def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) -> None:
-    """Create the optimizer for small tensors with these numbers of dimensions, and take a step.
+def tried_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes to try a user's code on: the parameters' own, or short ones for a large network.
+
+    The code may know the parameters of its network. But a trial of millions takes seconds.
+    """
+    if sum(map(math.prod, shapes.values())) <= _NUMBERS:
+        return dict(shapes)
+    return {name: tuple(min(side, _SIDE) for side in shape) for name, shape in shapes.items()}
+
+
+def check_optimizer(call: Call, shapes: Mapping[str, tuple[int, ...]], lr: float) -> None:
+    """Create the optimizer for tensors of the `tried_shapes`, and take a step.
 
     Raises: ValueError: the optimizer cannot be created or stepped, draws random numbers, changes
         its learning rate, or keeps state that a checkpoint would not hold.
     """
-    small = {tuple(min(side, _SIDE) for side in shape) for shape in shapes}
-    parameters = [torch.ones(shape) for shape in sorted(small)]
+    parameters = [torch.ones(shape) for shape in sorted({*tried_shapes(shapes).values()})]
     optimizer = make_optimizer(call, parameters, lr)
     before = _attributes(optimizer)
     rates = [group.get("lr") for group in optimizer.param_groups]
@@ -80,19 +90,19 @@ def check_optimizer(call: Call, shapes: Sequence[tuple[int, ...]], lr: float) ->
 
 
 def check_clip(call: Call, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Call a clipping several times on the same small gradients, of three magnitudes.
+    """Call a clipping several times on the same gradients, of three magnitudes.
 
     Raises: ValueError: the function fails, gives new tensors instead of changing the gradients, or
         changes the same gradients differently later.
     """
     where = f"recipe.clip: `{call.target}`"
-    small = {name: [min(side, _SIDE) for side in shape] for name, shape in shapes.items()}
+    tried = tried_shapes(shapes)
     first: list[Tensor] = []
     for number in range(_CLIPS):
         clipped: list[Tensor] = []
         with global_draws(number):
             for size in (1.0, 1e-3, 1e3):
-                grads = {name: torch.full(shape, size) for name, shape in small.items()}
+                grads = {name: torch.full(shape, size) for name, shape in tried.items()}
                 own = dict(grads)
                 try:
                     returned = call(grads=grads)

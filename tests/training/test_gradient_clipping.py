@@ -156,6 +156,11 @@ def halved(grads: Mapping[str, Tensor]) -> None:
         grad.mul_(0.5)
 
 
+def in_half_of_the_first_layer(grads: Mapping[str, Tensor]) -> None:
+    """Knows the network: it takes images of 16 numbers."""
+    grads["hidden.0.weight"].view(-1, 2, 8)[:, 0].mul_(0.5)
+
+
 @pytest.mark.parametrize(
     ("clip", "says"),
     [
@@ -173,5 +178,5 @@ def test_one_that_a_resumed_training_cannot_repeat_is_refused_when_the_plan_is_m
     target = f"{__name__}.{clip.__name__}"
     with pytest.raises(ValueError, match=f"recipe.clip: `{target}`:? {says}"):
         plan([cell(recipe__clip={"_target_": target})])
-    for fits in ("halved", "in_place_and_returned"):
+    for fits in ("halved", "in_place_and_returned", "in_half_of_the_first_layer"):
         plan([cell(recipe__clip={"_target_": f"{__name__}.{fits}"})])

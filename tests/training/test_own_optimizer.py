@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lt_sweeps.config.call import Call, Config
 from lt_sweeps.config.cells import Cell
-from lt_sweeps.plan.optimizer_checks import check_optimizer, make_optimizer
+from lt_sweeps.plan.optimizer_checks import check_optimizer, make_optimizer, tried_shapes
 from lt_sweeps.plan.planning import plan
 from lt_sweeps.training.fixed_mask import FixedMask
 from lt_sweeps.training.own_optimizer import OwnOptimizer
@@ -88,8 +88,16 @@ def test_a_stack_is_trained_as_plain_torch_trains_each_network(name: str) -> Non
 
 @pytest.mark.parametrize("name", [*FIT, OWN, "fixtures.strange_optimizers.Telling"])
 def test_every_optimizer_of_torch_trains_the_networks_that_it_fits(name: str) -> None:
-    shapes = SHAPES.values() if name != "Muon" else [SHAPES["weight"]]
-    check_optimizer(call_of(name), list(shapes), lr=1e-3)
+    shapes = SHAPES if name != "Muon" else {"weight": SHAPES["weight"]}
+    check_optimizer(call_of(name), shapes, lr=1e-3)
+
+
+def test_an_optimizer_is_tried_on_the_shapes_of_a_small_network_and_on_short_ones_of_a_large() -> (
+    None
+):
+    assert tried_shapes(SHAPES) == SHAPES
+    large = {"weight": (4096, 4096), "bias": (2,)}
+    assert tried_shapes(large) == {"weight": (3, 3), "bias": (2,)}
 
 
 def cell_of(cell: Callable[..., Cell], name: str, **more: Any) -> Cell:
