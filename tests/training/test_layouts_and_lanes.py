@@ -17,7 +17,7 @@ from lt_sweeps.training.stack import Stack
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: models.Conv((3, 8, 8), 4, blocks=[[4, 4], [6]], hidden=[5]),
-    "resnet": lambda: models.ResNet((3, 8, 8), 4, depth=8, width=4),
+    "resnet": lambda: models.ResNet((3, 8, 8), 4, depth=8, width=8),
     "wide": lambda: models.WideResNet((3, 8, 8), 4, depth=10, widen=1),
 }
 _MODULES = {"loop": "loop_backend", "stacked": "stacked", "grouped": "stacked"}
@@ -45,6 +45,19 @@ def test_images_in_another_layout_give_the_same_gradients(
     assert seen == [False, True]
     for plain, other in zip(*ends, strict=True):
         torch.testing.assert_close(other, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "laid_out"), [(4, False), (8, True)])
+def test_a_layout_in_which_torch_writes_past_its_buffers_is_not_chosen(
+    width: int, laid_out: bool
+) -> None:
+    """Without this a CPU that lacks AVX-512 aborts, with `free(): invalid pointer`."""
+    stack = Stack(models.ResNet((3, 8, 8), 4, depth=8, width=width), 2, backend="loop")
+    x = torch.rand(2, 8, 3, 8, 8)
+    for _ in range(20):
+        stack.loss(x, torch.arange(16).view(2, 8) % 4, None)
+    seen = stack._backend._layout(x[0])  # type: ignore[attr-defined]
+    assert seen.is_contiguous(memory_format=torch.channels_last) == laid_out
 
 
 class _Stream:

@@ -23,7 +23,7 @@ IMAGE = (3, 8, 8)
 NETS: dict[str, Callable[[], nn.Module]] = {
     "fc": lambda: FC(IMAGE, K, hidden=(20, 12)),
     "conv": lambda: Conv(IMAGE, K, blocks=((4, 4), (6, 6)), hidden=(16,)),
-    "resnet": lambda: ResNet(IMAGE, K, depth=8, width=4),
+    "resnet": lambda: ResNet(IMAGE, K, depth=8, width=8),
 }
 WAYS = [
     (net, how)
@@ -310,7 +310,7 @@ def test_the_state_goes_round_through_a_module_on_meta():
     assert torch.equal(copy.loss(*_batch(0)), stack.loss(*_batch(0)))
     with pytest.raises(ValueError, match=r"state lacks norm.bias.* and has unknown typo"):
         copy.load({"typo": torch.zeros(R)})
-    with pytest.raises(ValueError, match=r"`stem.weight` is \[1, 4, 3, 3, 3\]; it must be \[3, 4"):
+    with pytest.raises(ValueError, match=r"`stem.weight` is \[1, 4, 3, 3, 3\]; it must be \[3, 8"):
         copy.load({**stack.state(), "stem.weight": torch.zeros(1, 4, 3, 3, 3)})
 
 

@@ -84,6 +84,20 @@ def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module.get_submodule(path), leaf
 
 
+def _overruns(module: nn.Module) -> bool:
+    """Whether torch may write past its buffers if the module's images are in channels_last."""
+    # On a CPU without AVX-512, oneDNN computes the weight gradient of a 1x1 convolution in blocks
+    # of 8 channels. With a stride and fewer channels it writes past its buffer, and the process
+    # crashes or other tensors change (torch 2.14, jit_avx2_1x1_convolution_bwd_weights_t; found by
+    # valgrind, and by glibc's checks for 22 of 432 convolutions, all of this kind).
+    one = (1, 1)
+    return any(
+        part.kernel_size == one and part.stride != one and part.in_channels // part.groups < 8
+        for part in module.modules()
+        if isinstance(part, nn.Conv2d)
+    )
+
+
 class ImageLayout:
     """Converts images to channels_last on `devices`, where it is faster, if the module accepts it.
 
@@ -102,8 +116,8 @@ class ImageLayout:
         The module is tried once, on the images that `few` returns; by default the first two of `x`.
         """
         if self._chosen is None:
-            devices = x.device.type in self._devices
-            self._chosen = devices and self._possible(x[:2] if few is None else few())
+            chosen = x.device.type in self._devices and not _overruns(self._module)
+            self._chosen = chosen and self._possible(x[:2] if few is None else few())
         return x.contiguous(memory_format=torch.channels_last) if self._chosen else x
 
     def _possible(self, x: Tensor) -> bool:
