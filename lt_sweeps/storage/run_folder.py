@@ -46,7 +46,7 @@ def is_run(folder: Path) -> bool:
     """Whether a folder has the name of a cell and seed; a backup (`0~`, `copy of 0`) has not."""
     # A signature has 16 characters, so the name of its copy is longer.
     name = f"{folder.parent.name}/{folder.name}"
-    return re.fullmatch(r"\w{1,16}/[0-9]+(-[a-z]+[0-9]+)*", name) is not None
+    return re.fullmatch(r"[\w-]{1,16}/[0-9]+(-[a-z]+[0-9]+)*", name) is not None
 
 
 @dataclass(frozen=True)

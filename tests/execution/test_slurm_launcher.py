@@ -246,7 +246,7 @@ def test_a_controller_that_does_not_answer_is_named(
     for words in ([*WORDS[1:], "device=cpu", "name=mine"], ["resume", "mine"]):
         assert main(words) == 1
         said = capsys.readouterr().err
-        assert "error: slurm: the controller does not answer: `scontrol` failed three" in said
+        assert "error: slurm: the controller does not answer: `scontrol` failed" in said
         assert said.rstrip().endswith(unreachable)
 
 
