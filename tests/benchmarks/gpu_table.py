@@ -87,7 +87,7 @@ FULL = {
 TINY = {
     "fc": Net({"_target_": MODELS + "FC", "hidden": [12, 8]}, (1, 8, 8), 8),
     "conv4": Net({"_target_": MODELS + "Conv", "blocks": [[4, 4]], "hidden": [8, 8]}, (3, 8, 8), 8),
-    "resnet20": Net({"_target_": MODELS + "ResNet", "depth": 8, "width": 4}, (3, 8, 8), 8, "sgd"),
+    "resnet20": Net({"_target_": MODELS + "ResNet", "depth": 8, "width": 8}, (3, 8, 8), 8, "sgd"),
 }
 
 
