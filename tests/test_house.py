@@ -152,3 +152,16 @@ def test_a_union_is_registered_class_by_class() -> None:
         if "|" in ast.unparse(function.args.args[0].annotation or ast.Constant(0))
     ]
     assert not unions
+
+
+def test_a_protocol_has_no_constructor() -> None:
+    # Python 3.10 ignores the `__init__` that a class inherits from a `typing.Protocol`.
+    constructors = [
+        f"{path.name}:{function.lineno}"
+        for path, module in MODULES.items()
+        for kind in ast.walk(module)
+        if isinstance(kind, ast.ClassDef) and "Protocol" in map(ast.unparse, kind.bases)
+        for function in kind.body
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
+    ]
+    assert not constructors

@@ -8,7 +8,8 @@ replicate.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class NotFolded(ValueError):
     """A forward pass cannot be folded in this way, or cannot be tried."""
 
 
-class Folding(Protocol):
+class Folding(ABC):
     """The dimension in which replicates are folded, and the layers on tensors folded like that."""
 
     count: int
@@ -31,23 +32,26 @@ class Folding(Protocol):
     def __init__(self, count: int) -> None:
         self.count = count
 
+    @abstractmethod
     def fold(self, x: Tensor) -> Tensor:
         """Fold inputs `[R, B, C, ...]` for the forward pass."""
-        ...
 
+    @abstractmethod
     def unfold(self, outputs: Tensor) -> Tensor:
         """Unfold outputs of the forward pass to `[R, B, K, ...]`."""
-        ...
 
+    @abstractmethod
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
 
+    @abstractmethod
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Any) -> Tensor: ...
 
+    @abstractmethod
     def norm(self, x: Tensor, rows: Rows, options: Any) -> Tensor: ...
 
+    @abstractmethod
     def refusal(self) -> NotFolded:
         """The error for a forward pass that mixes replicates when they are folded in this way."""
-        ...
 
     def untried(self, reason: str) -> NotFolded:
         """The error for a forward pass that cannot be tried."""
