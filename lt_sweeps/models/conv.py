@@ -1,6 +1,7 @@
 """Plain convolutional networks: conv2, conv4 and conv6 differ only in `blocks`."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,5 @@ class Conv(nn.Module):
 
 
 def _block(channels: int, widths: Sequence[int]) -> nn.ModuleList:
-    before = [channels, *widths[:-1]]
-    return nn.ModuleList(
-        nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in zip(before, widths, strict=True)
-    )
+    pairs = pairwise([channels, *widths])
+    return nn.ModuleList(nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in pairs)

@@ -49,13 +49,9 @@ def signed_constant(module: nn.Module, *, multiplier: float = 1.0) -> None:
     The bimodal initialisation that the authors of arXiv:1905.01067 suggest to their reviewers.
     """
     glorot_normal(module)
-
-    def level(weight: Tensor) -> None:
-        weight.copy_(weight.sign() * weight.std(correction=0) * multiplier)
-
     for part in module.modules():
-        for weight in _matrices(part):
-            level(weight.detach())
+        for weight in map(Tensor.detach, _matrices(part)):
+            weight.copy_(weight.sign() * weight.std(correction=0) * multiplier)
 
 
 def scaled_norms(
