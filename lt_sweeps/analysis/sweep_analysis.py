@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from lt_sweeps.analysis.audited_files import AuditedCell
 from lt_sweeps.analysis.curve import Curve, by_panel, curves
 from lt_sweeps.analysis.endpoint import endpoints, shared_density
 from lt_sweeps.analysis.endpoint_tests import (
@@ -17,7 +19,7 @@ from lt_sweeps.analysis.endpoint_tests import (
 )
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.line_names import check_lines
-from lt_sweeps.analysis.results import Results, layouts_by_name, read_results
+from lt_sweeps.analysis.results import Results, layouts, layouts_by_name, read_results
 from lt_sweeps.analysis.significance import Verdict, pair_verdicts, verdicts
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.config.quantities import ACCURACY, Quantity, named
@@ -142,15 +144,30 @@ def analyses(results: Results, overrides: Mapping[str, Any]) -> dict[str, Analys
     is then "".
     """
     experiments = group_by(results.cells, lambda cell: cell.experiment)
-    layouts = layouts_by_name(experiments, results.layouts)
-    if "" in layouts:
-        return {"": Analysis(results, layout({**layouts[""], **overrides}))}
+    by_name = layouts_by_name(experiments, results.layouts)
+    if "" in by_name:
+        return {"": Analysis(results, layout({**by_name[""], **overrides}))}
     return {
         name: Analysis(
-            replace(results, name=name, cells=tuple(cells)), layout({**layouts[name], **overrides})
+            replace(results, name=name, cells=tuple(cells)), layout({**by_name[name], **overrides})
         )
         for name, cells in experiments.items()
     }
+
+
+def read_analyses(
+    source: Path, overrides: Mapping[str, Any], audited: Iterable[AuditedCell] = ()
+) -> dict[str, Analysis]:
+    """Read a sweep or a root, and analyse each experiment as `analyses` does.
+
+    Raises: ValueError: the records cannot be read, or lack a metric of a layout.
+    """
+    # Layouts are read first, because the records must have the metrics of all experiments.
+    by_experiment = list(layouts(source).values()) or [{}]
+    metrics = {m for keys in by_experiment for m in layout({**keys, **overrides}).metrics}
+    results = read_results(source, metrics=metrics, audited=audited)
+    results.check_metrics("report.metrics", metrics)
+    return analyses(results, overrides)
 
 
 def check_typed(analyses: Iterable[Analysis], typed: Mapping[str, Any]) -> None:

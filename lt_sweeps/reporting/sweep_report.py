@@ -16,11 +16,10 @@ import yaml
 from rich.console import Console
 
 from lt_sweeps.analysis.alarms import raised_alarms
-from lt_sweeps.analysis.audited_files import AuditedCell
 from lt_sweeps.analysis.record_audit import audited_cells
-from lt_sweeps.analysis.results import layouts, read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses, check_typed
-from lt_sweeps.config.report_config import BANDS, layout
+from lt_sweeps.analysis.results import layouts
+from lt_sweeps.analysis.sweep_analysis import Analysis, check_typed, read_analyses
+from lt_sweeps.config.report_config import BANDS
 from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
@@ -69,7 +68,7 @@ def report(
     made_from = digest_of_inputs(source)
     folder = out or source / "report"
     audit, cells = audited_cells(source)
-    by_experiment = _analyses(source, options, cells)
+    by_experiment = read_analyses(source, options, cells)
     if not any(analysis.results.cells for analysis in by_experiment.values()):
         raise ValueError(f"report: `{source}` has no cell yet; give a sweep or a root that ran")
     check_typed(by_experiment.values(), typed)
@@ -116,13 +115,13 @@ def check(
     folder = out or source / "report"
     faults, unchecked = list[str](), list[str]()
     profile = profile_figures(list(read_profiles(source / "logs")))
-    for name in _analyses(source, {}):
+    for name in read_analyses(source, {}):
         place = folder / subfolder(name)
         written = read_report_json(place)
         _check_own_figures([written["layout"]], place, trust)
         # The options of one experiment may name lines that another experiment lacks. So the sweep
         # is analysed once with each experiment's options, and only that experiment is kept.
-        analysis = _analyses(source, written["layout"])[name]
+        analysis = read_analyses(source, written["layout"])[name]
         figures = [*draw_figures(analysis)[0], *profile]
         dropped = report_files.without_tickets(written, figures, analysis.results.root)
         changes = report_files.report_changes(place, written, analysis, figures, dropped)
@@ -142,18 +141,6 @@ def _check_own_figures(
     if trust is not None:
         for keys in reports:
             check_trusted(keys.get("figures"), where=f"report: {where}", trust=trust)
-
-
-def _analyses(
-    source: Path, options: Mapping[str, Any], audited: Iterable[AuditedCell] = ()
-) -> dict[str, Analysis]:
-    """The analysis of each experiment, by name."""
-    # Layouts are read first, because the records must have the metrics of all experiments.
-    by_experiment = list(layouts(source).values()) or [{}]
-    metrics = {m for keys in by_experiment for m in layout({**keys, **options}).metrics}
-    results = read_results(source, metrics=metrics, audited=audited)
-    results.check_metrics("report.metrics", metrics)
-    return analyses(results, options)
 
 
 def _options_in(path: Path) -> Mapping[str, Any]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.analysis.curve import Curve
-from lt_sweeps.analysis.results import layouts, read_results
-from lt_sweeps.analysis.sweep_analysis import Analysis, analyses, check_typed
+from lt_sweeps.analysis.sweep_analysis import Analysis, check_typed, read_analyses
 from lt_sweeps.config.errors import yaml_value
 from lt_sweeps.config.quantities import TEST_ACCURACY, Quantity
 from lt_sweeps.config.report_config import BANDS, KEYS
@@ -116,8 +115,7 @@ def dashboard(sweep: Path, **keys: str) -> None:
     """
     place = _place(sweep, keys)
     layout = {k: yaml_value(k, v) for k, v in keys.items() if k not in _NAMES}
-    metrics = {m for config in layouts(sweep).values() for m in config.get("metrics", ())}
-    drawn = analyses(read_results(sweep, metrics={"test_metric", *metrics}), layout)
+    drawn = read_analyses(sweep, layout)
     check_typed(drawn.values(), layout)
     verdicts = "\n\n".join(map(verdict_table, drawn.values()))
     band = next(iter(drawn.values())).layout.band
