@@ -60,7 +60,7 @@ class Evaluation:
         self._stack, self._batches, self._at_once = stack, batches, at_once
         kind = stack.task_loss.kind
         # Whether the task has only cross entropy and accuracy, which `_pass` computes faster.
-        self._is_usual = kind.is_default or (kind.has_cross_entropy and kind.metrics == _ACCURACY)
+        self._is_usual = kind.has_cross_entropy and kind.metrics == _ACCURACY
         self.metrics = kind.others
         # Names of the metrics that need a whole split at once. The first batch may add more names:
         # those of metrics that return a single number for it.

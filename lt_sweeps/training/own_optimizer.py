@@ -102,7 +102,7 @@ class OwnOptimizer:
     ) -> Tensor:
         """Make the stacked tensor `[R, ...]` that holds one value of a parameter's state."""
         name = self._names[number]
-        shape = layout[name][1]
+        _, shape = layout.slots[name]
         # `step` is not a moment, even if a parameter of a single number has the same shape.
         alike = isinstance(value, Tensor) and value.shape == shape and value.dtype == weights.dtype
         if alike and key != "step":

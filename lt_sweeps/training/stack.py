@@ -61,9 +61,6 @@ class BufferLayout:
             offset += -(-prod(shape) // _ALIGN) * _ALIGN
         return cls(slots, offset)
 
-    def __getitem__(self, name: str) -> tuple[int, tuple[int, ...]]:
-        return self.slots[name]
-
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views `[R, *shape]` into `flat` `[R, P]`."""
         return {

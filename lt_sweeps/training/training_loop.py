@@ -118,18 +118,15 @@ class TrainingLoop:
             Interrupted: `stopped()` returned True; a checkpoint with the whole state is saved.
         """
         with self.files.written(), _denormals_flushed():
-            self._run(until)
-
-    def _run(self, until: int | None) -> None:
-        try:
-            self._train(self.end if until is None else until)
-        finally:
-            self.batches.close()
-        if until is None:
-            results = self.scorer.results(self.step)
-            self._count_seconds()
-            self.files.finish(self.step, self.seconds, results)
-        self.files.drop_checkpoints()
+            try:
+                self._train(self.end if until is None else until)
+            finally:
+                self.batches.close()
+            if until is None:
+                results = self.scorer.results(self.step)
+                self._count_seconds()
+                self.files.finish(self.step, self.seconds, results)
+            self.files.drop_checkpoints()
 
     def _train(self, end: int) -> None:
         update = self.update() if self.step < end else None
