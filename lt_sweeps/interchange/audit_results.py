@@ -97,9 +97,8 @@ def _print(verdicts: Sequence[CheckVerdict], console: Console) -> None:
         state = Text(verdict.state, _COLOURS[verdict.state])
         table.add_row(verdict.check, state, f"{verdict.compared:,}", Text(verdict.claim))
     console.print(table)
-    for line in _details(verdicts):
+    for line in [*_details(verdicts), summary(verdicts)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(summary(verdicts), markup=False, highlight=False, soft_wrap=True)
 
 
 def _details(verdicts: Iterable[CheckVerdict]) -> Iterator[str]:

@@ -8,11 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lt_sweeps.interchange.importers.imported_level import (
-    ImportedLevel,
-    binary,
-    masked,
-)
+from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary, masked
 from lt_sweeps.storage.checked_read import DamagedFile
 from lt_sweeps.storage.foreign_file import read_safetensors
 from lt_sweeps.storage.ticket_file import LEARNED, MASK, split_by_prefix

@@ -15,11 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lt_sweeps.config.spelling import listed
-from lt_sweeps.interchange.importers.imported_level import (
-    ImportedLevel,
-    binary,
-    masked,
-)
+from lt_sweeps.interchange.importers.imported_level import ImportedLevel, binary, masked
 from lt_sweeps.storage.checked_read import read_file, shortened
 from lt_sweeps.storage.foreign_file import read_pickle
 

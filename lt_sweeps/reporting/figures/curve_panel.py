@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
@@ -80,7 +79,9 @@ def draw_panel(
             if at is not None:
                 triangle = replace(styles[curve.name], marker="^" if up else "v")
                 height = 0.98 if up else 0.02
-                draw_marker(axes, at, height, triangle, 5, zorder=4, **_by_height(axes))
+                # x is in data units, and y a fraction of the panel's height.
+                place = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+                draw_marker(axes, at, height, triangle, 5, zorder=4, **place)
     for published in published_lines:
         _published(axes, published, styles, scale=scale, x=x)
     _stars(axes, verdicts, styles, layout=layout, x=x)
@@ -146,11 +147,6 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
     for point, name in trainings.values():
         color = GREY if len(trainings) == 1 else styles[name].color
         axes.axhline(scale * point.mean, color=color, linestyle="--", linewidth=0.6, zorder=1)
-
-
-def _by_height(axes: Axes) -> dict[str, Any]:
-    """Options for a marker at an x in data units and at a fraction of the panel's height."""
-    return {"transform": axes.get_xaxis_transform(), "clip_on": False}
 
 
 def _published(
