@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -154,17 +155,12 @@ def _label(cell: CellResults, options: Sequence[str], settings: Sequence[str]) -
 
 def _text(value: Any) -> str:
     """A value as text for a label: a string that looks like a number or a list gets quotes."""
-    if isinstance(value, str):
-        return json.dumps(value) if _reads_as_another(value) else value
-    return json.dumps(value, default=str).replace(" ", "")
-
-
-def _reads_as_another(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+    if not isinstance(value, str):
+        return json.dumps(value, default=str).replace(" ", "")
+    with suppress(ValueError):  # raised for a text that does not look like anything else
+        json.loads(value)
+        return json.dumps(value)
+    return value
 
 
 def _differing_options(cells: Sequence[CellResults]) -> list[str]:
