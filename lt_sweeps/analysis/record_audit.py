@@ -117,18 +117,10 @@ def _metric_fault(record: Record, about: Mapping[str, Any]) -> str:
     metrics = header_value(about, "metrics")
     if record.finite and not metrics.get("finite"):
         return "finite is True; the ticket's header says otherwise"
-    expected = Record.metric_columns(metrics, record.report_at)
-    expected |= Record.hard_columns(metrics, record.report_at)
-    expected["step"] = int(about["step"])
-    names = {f"{at}_{name}": f"{at}_{name}" for at in ("end", "best") for name in MEASURED}
-    names |= {name: f"{record.report_at}_{name}" for name in MEASURED}
-    names["best_step"] = "best_step"
-    for column, name in names.items():
-        value = metrics.get(name)
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        expected[column] = None if infinite else value
+    expected = Record.score_columns(metrics, record.report_at) | {"step": int(about["step"])}
     for column, value in expected.items():
-        if getattr(record, column) != value:
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if getattr(record, column) != (None if infinite else value):
             return f"{column} is {getattr(record, column)}; the ticket's header says {value}"
     return ""
 

@@ -21,7 +21,7 @@ from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.ticket_checks import is_stored, stored_facts
 from lt_sweeps.storage.atomic_write import set_aside
 from lt_sweeps.storage.locks import locked
-from lt_sweeps.storage.record import MEASURED, Record
+from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store, UnitCost
 from lt_sweeps.storage.ticket_facts import TicketFacts
@@ -196,12 +196,7 @@ def ticket_record(
         **Record.weight_columns(remaining, total),
         report_at=at,
         reported_step=metrics["best_step"] if at == "best" else stage.step,
-        **{name: metrics.get(f"{at}_{name}") for name in MEASURED},
-        **{f"end_{name}": metrics.get(f"end_{name}") for name in MEASURED},
-        best_step=metrics["best_step"],
-        **{f"best_{name}": metrics.get(f"best_{name}") for name in MEASURED},
-        **Record.hard_columns(metrics, at),
-        **Record.metric_columns(metrics, at),
+        **Record.score_columns(metrics, at),
         mask_chance=_mask_chance(stage),
         train_steps=stage.length,
         epochs=_epochs(stage),

@@ -252,10 +252,19 @@ class Record:
         return {**facts, "metrics": metrics or None}
 
     @staticmethod
-    def hard_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """Return the accuracies under the hard mask, of a network whose mask was learned."""
+    def score_columns(results: Mapping[str, Any], at: str) -> dict[str, Any]:
+        """Return all columns of scores, from the results in a ticket's header.
+
+        Those under the hard mask are of a network whose mask was learned.
+        """
         reported = _of_reported(results, at)
-        return {name: reported.get(name) for name in ("hard_val_accuracy", "hard_test_accuracy")}
+        names = [f"{when}_{name}" for when in ("end", "best") for name in MEASURED]
+        return {
+            **{name: results.get(f"{at}_{name}") for name in MEASURED},
+            **{name: results.get(name) for name in (*names, "best_step")},
+            **{name: reported.get(name) for name in ("hard_val_accuracy", "hard_test_accuracy")},
+            **Record.metric_columns(results, at),
+        }
 
     @staticmethod
     def weight_columns(left: Mapping[str, int], total: Mapping[str, int]) -> dict[str, Any]:
