@@ -9,7 +9,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -259,9 +258,7 @@ def _ticket_files(
     # A folder is listed once for all of its seeds: a path for each of 65,000 records takes seconds.
     for key, seeds in sorted(named.items()):
         folder = root / "tickets" / key
-        there: set[str] = set()
-        with suppress(OSError):
-            there = set(os.listdir(folder))
+        there = set(_listed(folder))
         snapshots = {name for name in there if name.rpartition("@")[0] in seeds}
         wanted = {f"{seed}.safetensors" for seed in seeds}
         for name in () if whole_root else sorted((wanted & there) | snapshots):
@@ -271,6 +268,13 @@ def _ticket_files(
     drawn = {record.init for cell in cells for record in cell.records}  # can be drawn again
     findings.leave_out("headers", _NOT_STORED, sum(key in drawn for key, _ in absent))
     _leave_out(root, {unit: c for unit, c in absent.items() if unit[0] not in drawn}, findings)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _is_ticket(path: Path) -> bool:
