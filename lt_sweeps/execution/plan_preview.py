@@ -42,7 +42,7 @@ class Estimate:
         cls, todo: Sequence[Pack], speeds: Speeds, *, device: str, at_once: int, share: int = 1
     ) -> Estimate:
         """Simulate `at_once` processes, `share` of them on each device."""
-        needs, ends, chain = dependencies(todo), {}, {}
+        needs, ends, chain = dependencies({pack.name: pack.units for pack in todo}), {}, {}
         # `free` has the time at which each process becomes free, sorted. The next pack goes to the
         # first of them, and starts once the process is free and the packs that it needs are done.
         free, busy, all_measured = [0.0] * at_once, 0.0, True

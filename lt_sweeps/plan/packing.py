@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from lt_sweeps.config.identity import digest
 from lt_sweeps.models.network import Network
-from lt_sweeps.plan.stages import needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.manifest import pack_name
 
@@ -51,19 +50,18 @@ def packs(units: Iterable[Unit], *, stack_size: Mapping[str, int], workers: int)
     return stacks
 
 
-def dependencies(packs: Sequence[Pack]) -> dict[str, set[str]]:
-    """For each pack, the names of the packs that must finish before it."""
-    pack_names = {unit: pack.name for pack in packs for unit in pack.units}
-    return {
-        pack.name: {
-            pack_names[before]
-            for unit in pack.units
-            for stage in needs(unit.stage)
-            if (before := Unit(stage, unit.seed)) in pack_names
-        }
-        - {pack.name}
-        for pack in packs
-    }
+def dependencies(members: Mapping[str, Sequence[Unit]]) -> dict[str, set[str]]:
+    """For each pack or job, the names of those that must finish before it.
+
+    Args:
+        members: the units of each pack or job, by its name.
+    """
+    names = {unit: name for name, units in members.items() for unit in units}
+    before: dict[str, set[str]] = {}
+    for name, units in members.items():
+        needed = {need for unit in units for need in unit.needs}
+        before[name] = {names[need] for need in needed if need in names} - {name}
+    return before
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lt_sweeps.config.identity import digest
 from lt_sweeps.config.seeds import Seed
-from lt_sweeps.plan.stages import Task, Work
+from lt_sweeps.plan.stages import Task, Work, needs
 from lt_sweeps.storage.manifest import UnitName
 
 
@@ -22,6 +22,11 @@ class Unit:
     def name(self) -> UnitName:
         """The name of the unit in a manifest."""
         return self.stage.key, str(self.seed)
+
+    @property
+    def needs(self) -> tuple[Unit, ...]:
+        """The units whose stored tickets this unit starts from."""
+        return tuple(Unit(stage, self.seed) for stage in needs(self.stage))
 
 
 def tasks_of(units: Iterable[Unit]) -> list[Task]:

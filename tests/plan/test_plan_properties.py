@@ -80,7 +80,7 @@ def test_packs_hold_every_unit_once_and_come_after_what_they_need(several, size,
     for pack in stacks:
         assert len({unit.stage.training.identity()["recipe"]["lr"] for unit in pack.units}) == 1
     # The packs that each needs form no circle: taking away those whose needs are met ends.
-    waiting = dependencies(stacks)
+    waiting = dependencies({pack.name: pack.units for pack in stacks})
     while waiting:
         ready = {name for name, needs in waiting.items() if not needs & waiting.keys()}
         assert ready, waiting

@@ -130,7 +130,7 @@ def test_another_recipe_is_another_pack(cell: Make) -> None:
 def test_a_pack_waits_only_for_what_its_own_units_are_made_from(cell: Make) -> None:
     made = plan([cell(schedule__levels=2, seed=s) for s in range(4)])
     found = packs(made.units, stack_size={u.stage.key: 9 for u in made.units}, workers=2)
-    needs = dependencies(found)
+    needs = dependencies({pack.name: pack.units for pack in found})
     left, right = found[0::2], found[1::2]
     assert needs[left[2].name] == {left[0].name, left[1].name}
     assert needs[right[1].name] == {right[0].name}

@@ -14,9 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 
 from lt_sweeps.config.identity import digest
 from lt_sweeps.plan.cell_plan import Planned
-from lt_sweeps.plan.packing import Pack, packs
+from lt_sweeps.plan.packing import Pack, dependencies, packs
 from lt_sweeps.plan.planning import Plan
-from lt_sweeps.plan.stages import Work, needs
+from lt_sweeps.plan.stages import Work
 from lt_sweeps.plan.unit import Unit
 
 
@@ -127,18 +127,8 @@ def _ordered(members: Mapping[str, Sequence[Pack]]) -> list[Job]:
     # All jobs of a cycle are merged into one job, which trains its packs by depth: levels 0, 1, 2.
     # Jobs that waited for one of them now wait for the merged job. This can close another cycle,
     # so the result is sorted again. Each time there are fewer jobs, so the recursion ends.
-    name_of = {unit: name for name, held in members.items() for pack in held for unit in pack.units}
-    after = {
-        name: {
-            name_of[Unit(stage, unit.seed)]
-            for pack in held
-            for unit in pack.units
-            for stage in needs(unit.stage)
-            if Unit(stage, unit.seed) in name_of
-        }
-        - {name}
-        for name, held in members.items()
-    }
+    units = {name: [u for pack in held for u in pack.units] for name, held in members.items()}
+    after = dependencies(units)
     try:
         order = tuple(TopologicalSorter(after).static_order())
     except CycleError as error:

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from lt_sweeps.execution.slurm.partition_jobs import Job
 from lt_sweeps.execution.slurm.resources import SlurmResources
 from lt_sweeps.execution.slurm.squeue import Batch, batches, job_name, setting, withdraw
 from lt_sweeps.plan.packing import Pack
-from lt_sweeps.plan.stages import needs
 from lt_sweeps.plan.unit import Unit
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
@@ -76,7 +75,8 @@ class Arrays:
         ids: dict[str, str] = {}
         groups: dict[frozenset[str], list[Job]] = {}
         for job in jobs:
-            earlier = {elsewhere[unit] for unit in _needed(job) if unit in elsewhere}
+            needed = {need for pack in job.packs for unit in pack.units for need in unit.needs}
+            earlier = {elsewhere[unit] for unit in needed if unit in elsewhere}
             groups.setdefault(job.after | earlier, []).append(job)
         for after, members in groups.items():
             # `after` has names of jobs, and Slurm ids from `elsewhere`. Jobs without dependencies
@@ -172,13 +172,6 @@ def _refusal(answer: str, submitted: int) -> str:
         f"{said}; hint: {fewer}`resume SWEEP KEY=VALUE` submits what is missing with another value "
         "of a key of hydra.launcher"
     )
-
-
-def _needed(job: Job) -> Iterable[Unit]:
-    """The units whose tickets a job's packs start from."""
-    for pack in job.packs:
-        for unit in pack.units:
-            yield from (Unit(stage, unit.seed) for stage in needs(unit.stage))
 
 
 def _whole(ids: Sequence[str], sweep: SweepFolder) -> list[str]:
