@@ -5,13 +5,13 @@ resumed. It receives the arguments that it names. To add a method, write a funct
 `conf/method`.
 """
 
-from lt_sweeps.plan.methods.continued_training import imp_continued as imp_continued
 from lt_sweeps.plan.methods.dense_training import dense as dense
 from lt_sweeps.plan.methods.density_search import amc as amc
 from lt_sweeps.plan.methods.discovered_wirings import dnw as dnw
 from lt_sweeps.plan.methods.drop_and_grow import rigl as rigl
 from lt_sweeps.plan.methods.gradual_pruning import gmp as gmp
 from lt_sweeps.plan.methods.iterative_pruning import imp as imp
+from lt_sweeps.plan.methods.iterative_pruning import imp_continued as imp_continued
 from lt_sweeps.plan.methods.iterative_pruning import one_shot as one_shot
 from lt_sweeps.plan.methods.l0_gates import l0 as l0
 from lt_sweeps.plan.methods.learning_rate_rewinding import renda as renda
