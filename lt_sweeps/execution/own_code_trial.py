@@ -11,7 +11,7 @@ tried on one example if a batch of a training has only one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,24 +42,15 @@ def try_out(plan: Plan, root: Path) -> None:
     firsts: dict[str, Planned] = {}
     for planned in plan.cells:
         firsts.setdefault(planned.signature, planned)  # seeds of one cell differ in nothing else
-    trials: dict[str, Trial] = {}
-    for planned in firsts.values():
-        for trial in _networks(planned):
-            trials.setdefault(_name(trial), trial)
-    functions: dict[str, Trial] = {}
-    for planned in firsts.values():
-        for trial in _functions(planned):
-            functions.setdefault(_name(trial), trial)
+    trials = _by_name(trial for planned in firsts.values() for trial in _networks(planned))
+    functions = _by_name(trial for planned in firsts.values() for trial in _functions(planned))
     if functions:
-        together = _together([*functions.values()])
-        trials[_name(together)] = together
+        trials |= _by_name([_together([*functions.values()])])
     if not trials:
         return
     passed = VerifiedFiles(root, by=f"trial {_asked()} of torch {torch.__version__}")
     new = {name: trial for name, trial in trials.items() if not passed.has(name, "passed")}
-    if not new:
-        return
-    if line := first_failure([*new.values()]):
+    if new and (line := first_failure([*new.values()])):
         raise ValueError(line)
     for name in new:
         passed.note(name, "passed")
@@ -72,8 +63,12 @@ def _asked() -> str:
     return digest([Path(file).read_text("utf-8") for file in files])
 
 
-def _name(trial: Trial) -> str:
-    return f"trial/{digest(trial.identity)}"
+def _by_name(trials: Iterable[Trial]) -> dict[str, Trial]:
+    """The trials by the name under which they are remembered; the first of each name."""
+    named: dict[str, Trial] = {}
+    for trial in trials:
+        named.setdefault(f"trial/{digest(trial.identity)}", trial)
+    return named
 
 
 def _networks(planned: Planned) -> Iterator[Trial]:
