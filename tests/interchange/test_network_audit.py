@@ -219,6 +219,31 @@ def test_a_checkpoint_of_any_content_is_read(tmp_path: Path) -> None:
     assert failing(tmp_path) == []
 
 
+@pytest.mark.parametrize("key", ["mask", "masks"])
+def test_masks_in_a_mapping_of_their_own_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    state, masks = weights(0, 0), {key: {"fc.weight": (torch.arange(80) < 60).reshape(8, 10)}}
+    for number, content in enumerate((masks, {"state_dict": state, **masks}, {**state, **masks})):
+        torch.save(content, tmp_path / f"{number}.pt")
+    assert failing(tmp_path / "0.pt") == []
+    assert failing(tmp_path / "1.pt") == failing(tmp_path / "2.pt") == ["pinned"]
+    capsys.readouterr()
+    main(["audit", str(tmp_path)])
+    assert capsys.readouterr().out.count("pt: sparsity 0.25 (fc.weight 0.25)") == 3
+    torch.save({"pruning": masks[key]}, tmp_path / "3.pt")
+    with pytest.raises(ValueError, match="and masks under `mask` or `masks`"):
+        audit(tmp_path / "3.pt", console=Console(quiet=True))
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:torch.quantize_per_tensor")
+def test_quantized_weights_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weight = torch.eye(4)
+    torch.save({"w": torch.quantize_per_tensor(weight, 0.1, 3, torch.qint8)}, tmp_path / "a.pt")
+    assert main(["audit", str(tmp_path)]) == 0
+    assert "a.pt: sparsity 0.75 (w 0.75)" in capsys.readouterr().out
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch evil",)

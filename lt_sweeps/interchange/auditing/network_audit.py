@@ -51,7 +51,11 @@ def audit_networks(where: Path) -> tuple[list[CheckVerdict], list[str]]:
         networks.append(_layers(network))
     verdicts = findings.verdicts()
     if not networks and not any(verdict.faults for verdict in verdicts):
-        raise ValueError(f"audit: {where} holds no weights that can be read")
+        raise ValueError(
+            f"audit: {where} holds no weights that can be read; a file has tensors by name, or "
+            "weights under `state_dict`, `model_state_dict`, `model` or `net`, and masks under "
+            "`mask` or `masks`"
+        )
     return verdicts, networks
 
 

@@ -29,6 +29,7 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 _LEVEL = re.compile(r"(?:level|lvl|round)[_-]?(\d+)", re.IGNORECASE)
 _SEED = re.compile(r"(?:seed|replicate|run)[_-]?(\d+)", re.IGNORECASE)
 _INSIDE = ("state_dict", "model_state_dict", "model", "net")
+_MASKS = ("mask", "masks")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def _checkpoint(path: Path, where: Path, content: Mapping[str, Any]) -> OtherNet
     metrics = {n: float(v) for n, v in content.items() if isinstance(v, (int, float))}
     tensors = _tensors(inner, prefix="")
     groups = split_by_prefix(tensors)
-    masks, state = dict(groups[MASK]), dict(groups[""])
+    nested = next((content[n] for n in _MASKS if isinstance(content.get(n), Mapping)), {})
+    masks, state = groups[MASK] | _tensors(nested, prefix=""), dict(groups[""])
     masked = [n.removesuffix("_mask") for n in state if n.endswith("_mask")]
     original = frozenset(name for name in masked if f"{name}_orig" in state)
     state |= {name: state.pop(f"{name}_orig") for name in original}
@@ -170,7 +172,7 @@ def _tensors(content: Mapping[str, Any], *, prefix: str = "module.") -> dict[str
     """Return the tensors that have numbers, dense, under their names without a prefix."""
     named = {str(n).removeprefix(prefix): t for n, t in content.items()}
     tensors = {n: t for n, t in named.items() if isinstance(t, Tensor) and not t.is_meta}
-    return {name: tensor.to_dense() for name, tensor in tensors.items()}
+    return {n: t.dequantize() if t.is_quantized else t.to_dense() for n, t in tensors.items()}
 
 
 def _logged(path: Path, findings: Findings) -> dict[str, float]:
