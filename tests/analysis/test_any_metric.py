@@ -119,7 +119,8 @@ def test_a_star_is_given_to_the_lower_perplexity(sweep: FakeSweep) -> None:
     assert "in test perplexity (lower is better): below at 1" in said
     assert "equivalent within 1% (relative)" in said and "points" not in said
     (figure,) = metric_figures(analysis)
-    assert "Star: below the baseline, which is better; cross: above it." in figure.caption
+    star = "Star: below the baseline (movement), which is better; cross: above it."
+    assert star in figure.caption
     assert figure.name == "test_perplexity"
 
 

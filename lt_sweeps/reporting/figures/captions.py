@@ -142,9 +142,11 @@ def tests_sentence(verdicts: Sequence[Verdict], layout: ReportConfig) -> str:
     # A figure shows one metric, so its first verdict tells the direction of all.
     lower = verdicts[0].curve.metric.lower_is_better
     better, worse = ("below", "above") if lower else ("above", "below")
+    against = list(dict.fromkeys(v.against for v in verdicts))
+    named = f" ({'; '.join(against)})" if len(against) <= _NAMED else ""
     marks = (
-        f"Star: {better} the baseline{', which is better' * lower}; cross: {worse} it. Filled: "
-        "significant after Holm's correction; "
+        f"Star: {better} the baseline{named}{', which is better' * lower}; cross: {worse} it. "
+        "Filled: significant after Holm's correction; "
         "open: only by Student's test, uncorrected."
     )
     drawn = any(v.mark(layout.alpha) for v in verdicts)
