@@ -17,8 +17,11 @@ from lt_sweeps.execution.run_settings import code_version
 from lt_sweeps.plan.cell_plan import Planned
 from lt_sweeps.plan.packing import Pack
 from lt_sweeps.plan.planning import Plan
+from lt_sweeps.plan.stages import Moment
+from lt_sweeps.plan.stored_tickets import StoredTickets
 from lt_sweeps.plan.unit import data_of
 from lt_sweeps.storage.manifest import FrozenCell, Manifest
+from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.sweep_folder import SweepFolder
 
 _MOST = 3 << 19  # bytes of manifests to read at most; reading them takes about half a second
@@ -42,6 +45,19 @@ def why_anew(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
             with suppress(ValueError, OSError):  # a damaged manifest explains nothing
                 left = _compared(left, SweepFolder(path.parent), reasons)
     return [f"{n} of {len(plan.cells)} cells have {reason}" for reason, n in reasons.items()]
+
+
+def lost_snapshots(plan: Plan, todo: Iterable[Pack], root: Path) -> list[str]:
+    """Return a line for each moment whose weights stored trainings lack, so they train again."""
+    tickets, lacking = StoredTickets(Store(root), thorough=False), Counter[Moment]()
+    for unit in (unit for pack in todo for unit in pack.units):
+        key = unit.stage.key
+        for moment in plan.wanted.get(key, ()) if tickets.holds_unit(unit, {}) else ():
+            lacking[moment] += not tickets.holds_unit(unit, {key: frozenset({moment})})
+    best = "of the best evaluation (`@best`), which `report_at=best` reports"
+    names: dict[Moment, str] = {"reported": best}
+    start = f"of {len(plan.units)} trainings, stored without the weights"
+    return [f"{n} {start} {names.get(at, f'`@{at}`')}" for at, n in lacking.items() if n]
 
 
 def edited_keys(before: Manifest, plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lt_sweeps.config.durations import readable
-from lt_sweeps.execution.computed_anew import why_anew
+from lt_sweeps.execution.computed_anew import lost_snapshots, why_anew
 from lt_sweeps.models.network import Network
 from lt_sweeps.plan.cost import Speeds
 from lt_sweeps.plan.packing import Pack, dependencies
@@ -112,6 +112,7 @@ def preview(
         ),
         ("disk", _disk(plan, todo)),
         *(("changed", line) for line in why_anew(plan, todo, sweep.parent.parent)),
+        *(("again", line) for line in lost_snapshots(plan, todo, sweep.parent.parent)),
         *(("dropped", line) for line in [_dropped(plan, sweep.parent.parent)] if line),
         *(("data", line) for line in _absent(plan)),
         ("prunable", _prunable(plan)),

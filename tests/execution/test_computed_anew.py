@@ -15,6 +15,19 @@ from lt_sweeps.storage.manifest import Machine
 from lt_sweeps.storage.run_folder import RunFolder
 
 
+def test_a_stored_training_without_weights_that_the_plan_needs_is_named(run, cell, tmp_path):
+    made, store = run(cell(recipe__lr=1.0))
+    best = sorted(store.root.glob("tickets/*/0@best.safetensors"))
+    assert best, "the best evaluation of a training is not its last"
+    assert anew.lost_snapshots(made, [Pack(made.units)], store.root) == []
+    best[0].unlink()
+    (said,) = anew.lost_snapshots(made, [Pack(made.missing(store))], store.root)
+    assert said.startswith("1 of 3 trainings, stored without the weights of the best evaluation")
+    later = plan([cell(recipe__lr=1.0, reset__to="4it", report_at="end")])
+    (said,) = anew.lost_snapshots(later, [Pack(later.missing(store))], store.root)
+    assert said == "1 of 3 trainings, stored without the weights `@4`"
+
+
 def test_settings_code_or_the_version_that_changed_are_named(cell, tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
