@@ -23,6 +23,7 @@ from lt_sweeps.storage.record import Record
 from lt_sweeps.storage.run_folder import CellRecords, RunFolder, is_run
 from lt_sweeps.storage.sweep_folder import SweepFolder
 from lt_sweeps.storage.ticket_file import OTHER_PATH, read_metadata, ticket_path
+from lt_sweeps.storage.verified_files import verified_names
 
 _IMPORTED = "imported"
 _NOT_STORED = "the ticket is not stored"
@@ -76,6 +77,7 @@ def read_artifacts(
     chosen = [
         (folder, frozen) for folder, frozen in folders if cells is None or folder.name in cells
     ]
+    _audit_absent([folder for folder, _ in chosen], root, findings)
     audited = tuple(_cell(folder, frozen, findings) for folder, frozen in chosen)
     tickets = {
         path: about
@@ -131,8 +133,9 @@ def _scope(where: Path, findings: Findings) -> tuple[Path, Manifest | None, Fold
             f"audit: {where} has no results; give a sweep's folder (it holds manifest.json), a "
             "root (it holds runs/ and tickets/) or a file of weights"
         )
-    runs = _runs(here, "runs/*/*", findings)
-    return here, None, [(run, frozen_by.get(run.name, [])) for run in runs]
+    runs = {run.name: run for run in _runs(here, "runs/*/*", findings)}
+    runs |= {name: RunFolder(here / "runs" / name) for name in frozen_by.keys() - runs.keys()}
+    return here, None, [(runs[name], frozen_by.get(name, [])) for name in sorted(runs)]
 
 
 def _runs(where: Path, pattern: str, findings: Findings) -> list[RunFolder]:
@@ -182,12 +185,27 @@ def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -
     return AuditedCell(folder, records, choices, config, stored, written)
 
 
+def _audit_absent(folders: Sequence[RunFolder], root: Path, findings: Findings) -> None:
+    """Count the cells without records; if a cell was complete before, its records are lost."""
+    absent = list(filter(_has_no_records, folders))
+    once = verified_names(root) if absent else frozenset[str]()
+    for folder in absent:
+        if f"runs/{folder.name}" in once:
+            fault = f"lost, though the cell was complete; {folder.cure()}"
+            findings.compare("records", folder.records, fault)
+        else:
+            findings.leave_out("records", "the cell is not computed yet")
+
+
+def _has_no_records(folder: RunFolder) -> bool:
+    return not any(map(os.path.lexists, (folder.records, folder.done)))
+
+
 def _records(
     folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings
 ) -> CellRecords | None:
     """The records of a cell's folder; None if there are none or they cannot be read."""
-    if not any(map(os.path.lexists, (folder.records, folder.done))):
-        findings.leave_out("records", "the cell is not computed yet")
+    if _has_no_records(folder):
         return None
     try:
         # If several sweeps share the cell, one may have computed more stages than another.
@@ -248,12 +266,18 @@ def _ticket_files(
 ) -> Iterator[Path]:
     """The tickets and snapshots of these cells, or of a whole root; no checkpoints."""
     if whole_root:
-        yield from sorted(filter(_is_ticket, root.glob("tickets/*/*.safetensors")))
-    named: dict[str, dict[str, str]] = defaultdict(dict)  # a cell of each seed, by stage
+        files = [p for p in sorted(root.glob("tickets/*/*.safetensors")) if not _is_passing(p)]
+        yield from filter(_is_ticket, files)
+        if others := [path for path in files if not _is_ticket(path)]:
+            reason = f"not named as a ticket, so not written by lt_sweeps, such as {others[0]}"
+            findings.leave_out("headers", reason, len(others))
+    named: dict[str, dict[str, str]] = defaultdict(dict)  # a cell of each file, by stage
     for cell in cells:
         for record in cell.records:
             for key in filter(None, (record.stage, record.init, *(record.after or ()))):
                 named[key].setdefault(record.seed, cell.name)
+            if record.reports_snapshot:
+                named[record.stage].setdefault(f"{record.seed}@best", cell.name)
     absent: dict[UnitName, str] = {}
     # A folder is listed once for all of its seeds: a path for each of 65,000 records takes seconds.
     for key, seeds in sorted(named.items()):
@@ -278,8 +302,15 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _is_ticket(path: Path) -> bool:
-    hidden = ".partial-" in path.name or path.name.startswith(".")
-    return path.suffix == ".safetensors" and not hidden
+    """Whether a file has the name of a ticket or snapshot, in a folder with that of a stage."""
+    seed, _, moment = path.stem.partition("@")
+    named = is_run(path.with_name(seed)) and (not moment or moment.isalnum())
+    return path.suffix == ".safetensors" and named
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a file is a checkpoint, or a temporary file."""
+    return ".partial-" in path.name or path.name.startswith(".")
 
 
 def _leave_out(root: Path, absent: Mapping[UnitName, str], findings: Findings) -> None:

@@ -18,7 +18,8 @@ def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]
     """Say why tickets are missing, and which command computes them again.
 
     Args:
-        cells: for each missing ticket, the name of a cell whose records name it.
+        cells: for each missing ticket, the name of a cell whose records name it. `<seed>@best`
+            stands for the weights of the best evaluation.
 
     A ticket is left out if no sweep under the root has trained its cell: it was imported.
     """
@@ -29,7 +30,7 @@ def why_absent(root: Path, cells: Mapping[UnitName, str]) -> dict[UnitName, str]
             continue
         sweep = sweeps[cell]
         command = f"`lt-sweeps resume {sweep.folder.name} root={root}`"
-        if seed not in dropped.get(key, ()):
+        if dropped.get(key, frozenset()).isdisjoint((seed, seed.partition("@")[0])):
             reasons[key, seed] = f"lost, though {cell} records it; {command} computes it again"
             continue
         if sweep.manifest.cells[0].config.get("keep", "all") != "all":  # dropped again

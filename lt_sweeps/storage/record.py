@@ -161,6 +161,11 @@ class Record:
         return self.kind != "search"
 
     @property
+    def reports_snapshot(self) -> bool:
+        """Whether the reported weights are not those of the end, so that they have a file."""
+        return self.kind == "train" and self.reported_step not in (None, self.step)
+
+    @property
     def misses_target(self) -> bool:
         """Whether its sparsity differs from the requested one by more than rounding."""
         size = {"layers": len(self.layers_total), "weights": self.weights_total}

@@ -146,9 +146,9 @@ class RunFolder:
                 faults.append(f"{location}: {parsed}")
         if checksum and checksum != _checksum(content):
             faults = faults or [f"{self.records}: not the records whose checksum DONE holds"]
-            faults[-1] += f"; {self._cure()}"
+            faults[-1] += f"; {self.cure()}"
         if not faults and (fault := _miscounted(records, stages, done)):
-            faults.append(f"{self.records}: {fault}; {self._cure()}")
+            faults.append(f"{self.records}: {fault}; {self.cure()}")
         return CellRecords(tuple(records), done, tuple(faults), half_written)
 
     def _checksum(self) -> tuple[bytes, list[str]]:
@@ -160,9 +160,9 @@ class RunFolder:
         except DamagedFile as error:
             return b"", [str(error)]
         whole = re.fullmatch(rb"[0-9a-f]{64}\n", content)
-        return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {self._cure()}"])
+        return (content, []) if whole else (b"", [f"{self.done}: not a checksum; {self.cure()}"])
 
-    def _cure(self) -> str:
+    def cure(self) -> str:
         """Name the command that writes the records again: it resumes a sweep with this cell."""
         root, cell = self.path.absolute().parents[2], self.path.parent.name.encode()
         paths = sorted(root.glob("sweeps/*/manifest.json"))

@@ -1,9 +1,9 @@
 """`VerifiedFiles`: which files of a root were verified, so that unchanged ones are not read again.
 
 `<root>/tickets/verified.jsonl` lists files with the versions that they had when all of each file
-was read and found valid. The list only saves time: code that uses a ticket
-or records still compares them with their checksums. If a line of the list is lost or damaged, its
-file is read once more. This module does not import torch.
+was read and found valid. The list saves time, and shows an audit which cells were complete. Code
+that uses a ticket or records still compares them with their checksums. If a line of the list is
+lost or damaged, its file is read once more. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
-from lt_sweeps.storage.checked_read import DamagedFile, read_file
+from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_lines
 from lt_sweeps.storage.locks import locked
 
 _WAIT = 60.0  # seconds for the lock of the file
+
+
+def verified_names(root: Path) -> frozenset[str]:
+    """Return the names of all files and complete cells that any version has ever verified."""
+    lines = read_lines(_path(root), tuple[str, str, str])
+    return frozenset(name for _, name, _ in lines)
 
 
 class VerifiedFiles:
@@ -29,7 +35,7 @@ class VerifiedFiles:
     """
 
     def __init__(self, root: Path, *, by: str, recall: bool = True) -> None:
-        self._path, self._by = root / "tickets" / "verified.jsonl", by
+        self._path, self._by = _path(root), by
         self._new: dict[str, str] = {}
         self._known, self._lines = self._read() if recall else ({}, 0)
 
@@ -69,3 +75,7 @@ class VerifiedFiles:
                 if by == self._by:
                     known[name] = version
         return known, len(lines)
+
+
+def _path(root: Path) -> Path:
+    return root / "tickets" / "verified.jsonl"

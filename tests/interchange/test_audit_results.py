@@ -39,6 +39,7 @@ from lt_sweeps.storage.run_folder import RunFolder
 from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 from lt_sweeps.storage.ticket_file import identity_in_path, read_metadata, ticket_path
+from lt_sweeps.storage.verified_files import VerifiedFiles
 
 Make = Callable[..., Cell]
 Swept = Callable[..., Path]
@@ -768,6 +769,38 @@ def test_a_training_that_was_lost_fails_and_one_that_was_dropped_does_not(
     assert said in capsys.readouterr().out
 
 
+def test_a_lost_network_that_a_row_reports_fails_unless_it_was_dropped(
+    cell: Make, swept: Swept
+) -> None:
+    sweep = swept(cell(recipe__lr=1.0))
+    root = sweep.parent.parent
+    record = next(r for f in cells(sweep) for r in f.read().records if r.reports_snapshot)
+    ticket_path(root, record.stage, record.seed, "best").unlink()
+    for where in (sweep, root):
+        assert failing(where, sample="0") == ["headers"]
+    note_dropped(root, {record.stage: [f"{record.seed}@best"]})
+    for where in (sweep, root):
+        assert failing(where, sample="0") == []
+
+
+def test_lost_records_fail_if_the_cell_was_complete(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, lost = sweep.parent.parent, cells(sweep)[0]
+    shutil.rmtree(lost.path)
+    for where in (sweep, root):
+        assert main(["audit", str(where), "sample=0"]) == 0
+        assert "records: 1 not checked: the cell is not computed yet" in capsys.readouterr().out
+    verified = VerifiedFiles(root, by="an earlier version")
+    verified.note(f"runs/{lost.name}", "any")
+    verified.save()
+    for where in (sweep, root):
+        assert failing(where, sample="0") == ["records"]
+    assert main(["audit", str(root), "sample=0"]) == 1
+    said = f"{lost.records}: lost, though the cell was complete; `lt-sweeps resume tiny"
+    assert said in capsys.readouterr().out
+
+
 def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     root = sweep.parent.parent
     tickets = sorted(root.glob("tickets/*/1.safetensors"))
@@ -834,6 +867,21 @@ def test_a_cell_a_ticket_and_a_whole_root_are_audited_too(sweep: Path) -> None:
     assert failing(path) == []
     flip_a_bit(sweep)
     assert failing(path) == ["checksums"]
+
+
+def test_a_copy_that_a_person_made_of_tickets_is_named_and_fails_no_check(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = last(sweep)[2]
+    for name in ("1 (copy)", "1@best copy", "1~"):
+        shutil.copy(path, path.with_name(f"{name}.safetensors"))
+    shutil.copytree(path.parent, backup := path.parent.with_name(f"{path.parent.name}.bak"))
+    for where in (sweep, sweep.parent.parent):
+        assert failing(where, sample="0") == []
+    assert main(["audit", str(sweep.parent.parent), "sample=0"]) == 0
+    count = 3 + len(list(backup.glob("*.safetensors")))
+    named = f"headers: {count} not checked: not named as a ticket, so not written by lt_sweeps"
+    assert f"{named}, such as {path.parent}" in capsys.readouterr().out
 
 
 def test_an_audit_of_a_root_checks_the_manifests_of_all_its_sweeps(sweep: Path) -> None:
