@@ -20,9 +20,16 @@ class Axis:
     key: str
     words: tuple[str, ...]
     values: tuple[Any, ...] | None  # None if only Hydra can apply the overrides
+    is_choice: bool = False  # the values are options of a group
 
     def overlaps(self, other: Axis) -> bool:
-        """Whether one key is inside the other: `model.net` and `model.net.hidden`."""
+        """Whether one key is inside the other: `model.net` and `model.net.hidden`.
+
+        The choice `method=l0` and the value `method.lmbda=1` do not overlap: whatever their order,
+        Hydra loads the chosen options before it sets values.
+        """
+        if self.is_choice or other.is_choice:
+            return False
         one, two = sorted((f"{self.key}.", f"{other.key}."), key=len)
         return self is not other and two.startswith(one)
 
@@ -61,9 +68,11 @@ def axes_of(words: Sequence[str], loader: ConfigLoader, groups: Collection[str])
 def _axis(override: Override, groups: Collection[str]) -> Axis:
     element = override.get_key_element()
     key = key_of(element)
+    changes = override.type is OverrideType.CHANGE
     if not override.is_sweep_override():
         assert override.input_line is not None
-        return Axis(key, (override.input_line,), None)
+        is_choice = changes and is_group(key, groups) and isinstance(override.value(), str)
+        return Axis(key, (override.input_line,), None, is_choice)
     words = tuple(f"{element}={value}" for value in _values(override, key))
     values = tuple(word.value() for word in OverridesParser.create().parse_overrides([*words]))
     numbers: dict[float, Any] = {}
@@ -74,7 +83,9 @@ def _axis(override: Override, groups: Collection[str]) -> Axis:
             raise ValueError(
                 f"{key}: {numbers[value]} and {value} are the same number; give each value once"
             )
-    changes = override.type is OverrideType.CHANGE and not is_group(key, groups)
+    if is_group(key, groups):
+        is_choice = changes and all(isinstance(value, str) for value in values)
+        return Axis(key, words, None, is_choice)
     settable = changes and "[" not in key
     return Axis(key, words, values if settable and all(map(_simple, values)) else None)
 

@@ -91,8 +91,10 @@ def test_the_default_sweep_is_five_seeds_of_three_criteria(multirun: Multirun) -
         ("mask_criterion=random", "seed=1", "name=b,'${recipe.lr}'"),
         ("mask_criterion=random", "seed=1", "++recipe.lr=null,'a b'", "+new=x,3"),
         ("mask_criterion=random", "seed=0", "seeds={init:1},{init:2}", "seeds.init=4,5"),
+        ("method.lmbda=1,2", "seed=0", "method=l0"),
+        ("method=gmp,rigl", "seed=0", "method.every=40it,50it"),
     ],
-    ids=["plain", "groups", "lists", "references", "reference", "plus", "inside"],
+    ids=["plain", "groups", "lists", "references", "reference", "plus", "inside", "keys", "each"],
 )
 def test_every_cell_is_what_hydra_composes_for_its_words(
     multirun: Multirun, words: tuple[str, ...]
@@ -123,6 +125,15 @@ def test_a_thousand_cells_of_nine_criteria_are_nine_composes(
     assert len(multirun(*words)) == 9 * 5 * 24
     own = 2  # before our sweeper starts: one for hydra.mode, one for the sweeper itself
     assert len(composes) <= 9 + own
+
+
+def test_values_inside_a_chosen_option_share_its_compose(
+    multirun: Multirun, composes: list[list[str]]
+) -> None:
+    """A compose for each value was most of the time of planning one_shot, with 49 in all."""
+    cells = multirun("seed=0", "method=l0", "method.lmbda=range(20)")
+    assert {cell.config["method"]["lmbda"] for cell in cells} == {*range(20)}
+    assert len(composes) <= len(DEFAULT) + 2
 
 
 def test_a_pattern_of_options_leaves_out_what_is_none(multirun: Multirun) -> None:
