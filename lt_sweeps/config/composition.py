@@ -2,21 +2,23 @@
 
 Hydra takes 50 to 100 ms to compose a config. Cells that differ only in plain values (`seed=3`)
 share one composed config. Options of different groups are composed one group at a time, and the
-results are combined.
+results are combined. All composes of a command share what was read from each yaml file.
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -32,6 +34,10 @@ class Composer:
 
     loader: ConfigLoader
     master: DictConfig
+
+    def __post_init__(self) -> None:
+        if type(repository := getattr(self.loader, "repository", None)) is ConfigRepository:
+            setattr(self.loader, "repository", _ReadOnce(repository))
 
     @property
     def groups(self) -> Mapping[str, str]:
@@ -88,6 +94,26 @@ class Composer:
             config if refers else None,
             HydraConfig.instance().cfg if refers else None,
         )
+
+
+class _ReadOnce(ConfigRepository):
+    """Parses each file once. Hydra parses all files again for each compose, half of its time."""
+
+    def __init__(self, repository: ConfigRepository) -> None:
+        self.sources = repository.sources
+        self._parsed: dict[tuple[tuple[str, ...], str], ConfigResult | None] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        folders = tuple(f"{source.scheme()}{source.path}" for source in self.sources)
+        if (folders, config_path) not in self._parsed:
+            self._parsed[folders, config_path] = super().load_config(config_path)
+        return deepcopy(self._parsed[folders, config_path])  # Hydra changes what it is given
+
+    def __deepcopy__(self, _: object) -> _ReadOnce:
+        # Each compose takes a copy, to which `hydra.searchpath` may add folders.
+        copied = copy(self)
+        copied.sources = [*self.sources]
+        return copied
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -41,6 +41,15 @@ _IDX_MD5 = {
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }
+# The folder and the files of each data set that torchvision reads. torchvision lists them too, but
+# importing it takes as long as planning a sweep.
+_CIFAR_FILES = {
+    "CIFAR10": (
+        "cifar-10-batches-py",
+        (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+    ),
+    "CIFAR100": ("cifar-100-python", ("train", "test", "meta")),
+}
 # The shape of an image, the number of classes, the number of images of train and val together.
 _IDX, _CIFAR10, _CIFAR100 = (
     ((1, 28, 28), 10, 60_000),
@@ -204,24 +213,31 @@ class _Files:
 
     @property
     def _source(self) -> Any:
-        # Imported here, because the import takes a second and planning a sweep does not need it.
+        # Imported here, because the import takes seconds and planning a sweep does not need it.
         from torchvision import datasets
 
         return getattr(datasets, self.kind)
 
+    def _paths(self) -> list[Path]:
+        """The paths of the data set's files."""
+        if self.kind in _IDX_MD5:
+            folder = Path(self.data_dir, self.kind, "raw")
+            return [folder / f"{name}-ubyte" for name in _IDX_FILES]
+        folder, names = _CIFAR_FILES[self.kind]
+        return [Path(self.data_dir, folder, name) for name in names]
+
     def _published(self) -> dict[Path, str]:
         """The paths of the data set's files, each with its published checksum."""
         if self.kind in _IDX_MD5:
-            folder = Path(self.data_dir, self.kind, "raw")
-            names = [folder / f"{name}-ubyte" for name in _IDX_FILES]
-            return dict(zip(names, _IDX_MD5[self.kind], strict=True))
-        source = self._source
-        folder, meta = Path(self.data_dir, source.base_folder), source.meta
-        listed = [*source.train_list, *source.test_list, (meta["filename"], meta["md5"])]
-        return {folder / name: md5 for name, md5 in listed}
+            known = _IDX_MD5[self.kind]
+        else:
+            source = self._source
+            listed = (*source.train_list, *source.test_list)
+            known = (*(md5 for _, md5 in listed), source.meta["md5"])
+        return dict(zip(self._paths(), known, strict=True))
 
     def _are_there(self) -> bool:
-        return all(path.is_file() for path in self._published())
+        return all(path.is_file() for path in self._paths())
 
     def _check(self, reason: str = "nothing was downloaded") -> None:
         """Check that every file exists and is the published one.

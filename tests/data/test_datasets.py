@@ -19,7 +19,7 @@ import pytest
 import torch
 from fixtures.small_disk import mounted
 from PIL import Image
-from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST
 
 from lt_sweeps.cli.command_line import main
 from lt_sweeps.config.recipes import recipe
@@ -305,6 +305,13 @@ def test_fashion_mnist_in_the_place_of_mnist_is_told_apart(offline, copied_mnist
 def test_the_checksums_of_the_two_data_sets_have_nothing_in_common():
     names = [md5 for known in downloaded._IDX_MD5.values() for md5 in known]
     assert len({*names}) == 8
+
+
+@pytest.mark.parametrize("source", [CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])
+def test_the_files_of_cifar_are_those_that_torchvision_reads(source):
+    names = [name for name, _ in (*source.train_list, *source.test_list)]
+    known = downloaded._CIFAR_FILES[source.__name__]
+    assert known == (source.base_folder, (*names, source.meta["filename"]))
 
 
 @pytest.mark.parametrize("stranger", ["folder", "pipe"])
