@@ -36,8 +36,9 @@ class Composer:
     master: DictConfig
 
     def __post_init__(self) -> None:
-        if type(repository := getattr(self.loader, "repository", None)) is ConfigRepository:
-            setattr(self.loader, "repository", _ReadOnce(repository))
+        loader: Any = self.loader
+        if type(loader.repository) is ConfigRepository:
+            loader.repository = _ReadOnce(loader.repository)
 
     @property
     def groups(self) -> Mapping[str, str]:

@@ -131,7 +131,8 @@ class Stack:
 
         Inputs `x` and targets `y` are `[R, B, ...]`. The forward pass is in training mode. A
         `stochastic` stack needs `seeds`, one per replicate: its noise is a function of them. The
-        states of torch's global generators do not change.
+        states of torch's global generators do not change. Under `torch.no_grad` the gradients are
+        undefined, as most backends then compute no backward pass.
         """
         if self.stochastic and (seeds is None or len(seeds) != self.replicates):
             raise ValueError(

@@ -285,7 +285,9 @@ class TrainingLoop:
             for step in range(batches):
                 self.masking.at(step)
                 self.masking.compute()
-                self.stack.loss(*self.batches.take(*self.batches.batch(step)), self._seeds(step))
+                with torch.no_grad():  # a backward pass takes longer than the forward pass
+                    inputs, targets = self.batches.take(*self.batches.batch(step))
+                    self.stack.loss(inputs, targets, self._seeds(step))
 
 
 @contextmanager

@@ -40,7 +40,9 @@ class Averaged(nn.Module):
         return self.output(self.norm(x).mean((2, 3)))
 
 
-def begun(cell: Cell, store: Store, kind: type[Work] = Work) -> tuple[TrainingLoop, Ticket]:
+def begun(
+    cell: Cell, store: Store, kind: type[Work] = Work, backend: str = "auto"
+) -> tuple[TrainingLoop, Ticket]:
     """The last training or score of a cell at its start, and a ticket with wrong statistics."""
     made = plan([cell])
     (*_, stage) = [unit.stage for unit in made.units if isinstance(unit.stage, kind)]
@@ -51,7 +53,7 @@ def begun(cell: Cell, store: Store, kind: type[Work] = Work) -> tuple[TrainingLo
         elif name.endswith("num_batches_tracked"):
             tensor.fill_(1000)
     unit = Unit(stage, made.cells[0].seed)
-    return TrainingLoop([unit], store, Machine(), moments=[frozenset()]), first
+    return TrainingLoop([unit], store, Machine(backend=backend), moments=[frozenset()]), first
 
 
 @pytest.mark.parametrize("batches", [1, 3])
@@ -78,6 +80,24 @@ def test_statistics_are_those_of_the_batches_alone(
     ):
         wanted = (torch.stack(values, 1) * weights).sum(1) / weights.sum()
         assert torch.allclose(loop.stack.buffers[f"norm.running_{leaf}"][0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["loop", "stacked", "grouped"])
+def test_statistics_are_those_of_a_training_step_and_need_no_backward_pass(
+    cell: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    method = {"_target_": f"{METHODS}supermask", "statistics": 3}
+    asked = cell(model=CONV, recipe=SGD, method=method, schedule=ONCE)
+    loop, first = begun(asked, Store(tmp_path), backend=backend)
+    loop.start(first)
+    estimated = {name: tensor.clone() for name, tensor in loop.stack.buffers.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "no_grad", torch.enable_grad)
+        loop.start(first)
+    assert loop.stack.grads.any()
+    assert all(torch.equal(t, estimated[name]) for name, t in loop.stack.buffers.items())
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    loop.start(first)
 
 
 def test_a_reward_of_amc_does_not_depend_on_the_episode_before(cell: Make, tmp_path: Path) -> None:

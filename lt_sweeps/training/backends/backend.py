@@ -53,7 +53,10 @@ ALONE = ("loop", "chain")
 
 
 class Backend(Protocol):
-    """One way to compute a stack; `loss` overwrites the stack's gradients (`StackViews.grads`)."""
+    """One way to compute a stack; `loss` overwrites the stack's gradients (`StackViews.grads`).
+
+    Under `torch.no_grad`, `loss` may leave out the backward pass.
+    """
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor: ...
 

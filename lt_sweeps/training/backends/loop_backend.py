@@ -65,8 +65,9 @@ class LoopBackend:
     def _one(self, r: int, x: Tensor, y: Tensor) -> Tensor:
         outputs = self._outputs(self.rows[r], x)
         loss = self._loss.mean(outputs, y)
-        grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
-        torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
+        if torch.is_grad_enabled():
+            grads = torch.autograd.grad(loss, self._trained[r], materialize_grads=True)
+            torch._foreach_copy_(self._grads[r], grads)  # pyright: ignore[reportPrivateImportUsage]
         for owner, leaf, view in self._buffers[r]:
             now = owner._buffers[leaf]
             if now is not view:  # the module replaced it instead of writing to it

@@ -45,8 +45,9 @@ class StackedBackend:
 
     def loss(self, x: Tensor, y: Tensor, seeds: Sequence[int] | None) -> Tensor:
         losses = self._losses(self._outputs(x), y)
-        grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
-        torch._foreach_copy_(self._grads, grads)  # pyright: ignore[reportPrivateImportUsage]
+        if torch.is_grad_enabled():
+            grads = torch.autograd.grad(losses.sum(), self._trained, materialize_grads=True)
+            torch._foreach_copy_(self._grads, grads)  # pyright: ignore[reportPrivateImportUsage]
         return losses.detach()
 
     def logits(self, x: Tensor) -> Tensor:
