@@ -150,7 +150,10 @@ def test_a_search_for_the_worst_value_is_refused_before_anything_runs(
     assert search(*verb, f"+hydra.sweeper.direction={direction}") == 1
     assert f"error: hydra.sweeper.direction: {said}\n" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
-    assert search("+hydra.sweeper.direction=maximize") == 0
+
+
+def test_a_search_may_name_the_direction_that_its_objective_has(search: Search) -> None:
+    assert search("+hydra.sweeper.direction=maximize", "seed=3") == 0
 
 
 @pytest.mark.parametrize("word", ["accuracy", "val_accuracy@x", "area@3", "val_accuracy@"])
