@@ -21,6 +21,7 @@ from lt_sweeps.config import report_config
 from lt_sweeps.config.cells import Cell
 from lt_sweeps.config.errors import CONF, options
 from lt_sweeps.plan.planning import Plan, plan
+from lt_sweeps.plan.stages import Train
 
 PRESETS = sorted(options("experiment"))
 SCRIPTS = sorted((Path(__file__).parents[1] / "launch").glob("*.sh"))
@@ -153,6 +154,28 @@ def test_a_preset_has_a_header_and_a_quick_variant(name: str) -> None:
     proposed = re.findall(r"\b(model|dataset)=([\w,]+)", text)
     assert {group for group, _ in proposed} <= {"model"}
     assert {net for _, nets in proposed for net in nets.split(",")} <= TRAININGS[name].keys()
+
+
+def test_a_header_says_how_many_trainings_a_preset_has(preset: tuple[str, Plan]) -> None:
+    name, made = preset
+    net, cost = next(iter(TRAININGS[name])), _cost_of(name)
+    runs = 1 if "a run is" in cost else 5 if name.startswith("deconstructing/") else 3
+    trained = {
+        work.key
+        for cell in made.cells
+        if cell.cell.choices["model"] == net
+        for work in cell.trainings
+        if isinstance(work, Train)
+    }
+    said = re.findall(r"([\d,]+) (?:dense )?trainings", cost)
+    assert f"{len(trained) * runs:,}" in said
+
+
+def _cost_of(name: str) -> str:
+    """The part of an experiment's header that says what it costs."""
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    (cost,) = re.findall(r"# Cost:(.*?)\n# \w+:", text, re.DOTALL)
+    return re.sub(r"[\s#]+", " ", cost)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
