@@ -36,13 +36,14 @@ def semi_structured(ticket: Ticket) -> dict[str, Tensor]:
 
     Raises: ValueError: no weight can be packed.
     """
-    state = {name: tensor[0].clone() for name, tensor in ticket.state.items()}
+    state: dict[str, Tensor] = {}
     reasons = stays_dense(ticket)
-    for name in ticket.mask:
-        if name not in reasons:
-            weight = state.pop(name).half().contiguous()
-            packed, meta = sparse_semi_structured_from_dense_cutlass(weight)
+    for name, tensor in ticket.state.items():
+        if name in ticket.mask and name not in reasons:
+            packed, meta = sparse_semi_structured_from_dense_cutlass(tensor[0].half().contiguous())
             state |= {f"{name}.packed": packed, f"{name}.meta": meta}
+        else:
+            state[name] = tensor[0].clone()
     if len(reasons) == len(ticket.mask):
         name, reason = next(iter(reasons.items()))
         raise ValueError(

@@ -26,19 +26,22 @@ State = dict[str, Tensor]
 def state_dict(ticket: Ticket, network: Network | None = None) -> State:
     """Return the weights for `load_state_dict`; a pruned one has the value it is pinned to.
 
-    A tied weight, which a ticket holds once, is returned under all of its names.
+    A tied weight, which a ticket holds once, is returned under all of its names. The order is that
+    of the module's own `state_dict`, or without a `network` that of the names.
     """
     return _with_all_names({n: tensor[0].clone() for n, tensor in ticket.state.items()}, network)
 
 
 def torch_pruned(ticket: Ticket, network: Network | None = None) -> State:
     """Return `<name>_orig` and `<name>_mask`, as in the `state_dict` of a torch-pruned module."""
-    state = state_dict(ticket, network)
-    masks = _zero_where_pruned(ticket, "prune")
-    for name, mask in _with_all_names(masks, network).items():
-        weight = state.pop(name)
-        state[f"{name}_orig"], state[f"{name}_mask"] = weight, mask.to(weight.dtype)
-    return state
+    masks = _with_all_names(_zero_where_pruned(ticket, "prune"), network)
+    pruned: State = {}
+    for name, tensor in state_dict(ticket, network).items():
+        if name in masks:
+            pruned |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
+        else:
+            pruned[name] = tensor
+    return pruned
 
 
 def sparse_tensors(ticket: Ticket, network: Network | None = None) -> State:
@@ -144,9 +147,12 @@ def _known(form: Call, network: Callable[[], Network] | None) -> Mapping[str, Ne
 
 
 def _with_all_names(state: Mapping[str, Tensor], network: Network | None) -> State:
-    """Return the tensors, a tied one under each of its names."""
-    tied = {} if network is None else network.tied
-    return {**state, **{name: state[own] for name, own in tied.items() if own in state}}
+    """Return the tensors in the network's order, a tied one under each of its names."""
+    if network is None:
+        return dict(state)
+    named = {**state, **{name: state[own] for name, own in network.tied.items() if own in state}}
+    order = [name for name in network.module().state_dict() if name in named]
+    return {name: named[name] for name in (*order, *sorted(named.keys() - {*order}))}
 
 
 def _zero_where_pruned(ticket: Ticket, form: str) -> dict[str, Tensor]:

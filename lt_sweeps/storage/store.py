@@ -223,9 +223,11 @@ def ticket_in(content: bytes, *, step: int) -> Ticket:
 def tensors_in(content: bytes) -> dict[str, Tensor]:
     """Return the tensors in the bytes of a ticket, or of any safetensors file, with unpacked masks.
 
+    They are in the order of their names; safetensors' own order differs from process to process.
+
     Raises: SafetensorError, ValueError: the bytes are not a safetensors file.
     """
-    tensors = {name: torch.clone(t) for name, t in safetensors.torch.load(content).items()}
+    tensors = {name: torch.clone(t) for name, t in sorted(safetensors.torch.load(content).items())}
     size = struct.unpack("<Q", content[:8])[0]
     metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     if ticket_file.MASK_SHAPES not in metadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import safetensors.torch
 import torch
 from torch.nn.utils import prune
 
+from lt_sweeps.config.cells import Cell
+from lt_sweeps.interchange.exported_ticket import export_ticket
 from lt_sweeps.interchange.ticket_formats import (
     sparse_tensors,
     state_dict,
@@ -16,6 +19,8 @@ from lt_sweeps.interchange.ticket_formats import (
     write_ticket,
 )
 from lt_sweeps.models import FC
+from lt_sweeps.plan.planning import Plan
+from lt_sweeps.storage.store import Store
 from lt_sweeps.storage.ticket import Ticket
 
 
@@ -74,6 +79,20 @@ def test_sparse_holds_what_is_kept_and_nothing_else() -> None:
         assert found[name].is_sparse and found[name]._nnz() == int(mask.sum())
         torch.testing.assert_close(found[name].to_dense(), ticket.state[name][0])
     assert not found["output.bias"].is_sparse
+
+
+def test_an_exported_file_has_the_order_of_the_module(
+    cell: Callable[..., Cell], run: Callable[..., tuple[Plan, Store]], tmp_path: Path
+) -> None:
+    made, store = run(cell())
+    unit = made.units[-1]
+    path = store.path(unit.stage.key, unit.seed)
+    module = unit.stage.network.module()
+    plain = torch.load(export_ticket(path, out=tmp_path / "x.pt"))
+    assert [*plain] == [*module.state_dict()] != sorted(plain)
+    pruned = torch.load(export_ticket(path, out=tmp_path / "x.pt", form="prune"))
+    names = {name.removesuffix("_orig").removesuffix("_mask"): None for name in pruned}
+    assert [*names] == [*module.state_dict()]
 
 
 @pytest.mark.parametrize("form", ["prune", "sparse"])

@@ -54,6 +54,20 @@ def test_a_ticket_comes_back_as_it_was(store: Store) -> None:
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_tensors_are_in_one_order_in_every_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("key", 3, TICKET, ABOUT)
+    load = safetensors.torch.load
+
+    def shuffled(content: bytes) -> dict[str, torch.Tensor]:
+        return dict(sorted(load(content).items(), reverse=True))
+
+    monkeypatch.setattr(safetensors.torch, "load", shuffled)
+    read = store.read("key", 3)
+    assert [*read.state] == sorted(read.state) and [*read.mask] == sorted(read.mask)
+
+
 def test_it_loads_with_safetensors_alone(store: Store) -> None:
     store.write("key", 3, TICKET, ABOUT)
     path = store.path("key", 3)
