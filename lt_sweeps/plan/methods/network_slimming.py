@@ -32,7 +32,8 @@ def slimming(
     Args:
         lmbda: the penalty is this times the sum of the absolute values of all scales.
         percent: the fraction of the channels to remove, in (0, 1), which determines the sparsity.
-            Of n channels, int(n percent) + 1 are removed, as in the released code.
+            Of n channels, floor(n percent) + 1 are removed. The released code rounds the product
+            first, which can be one channel less: 29 instead of 30 of 100 at percent=0.29.
         scale: the initial value of all batch-norm scales.
         finetune: the keys of the recipe that fine-tuning changes.
     """
