@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
@@ -19,9 +19,11 @@ from lt_sweeps.config.spelling import listed, nearest
 
 T = TypeVar("T")
 _KEY = re.compile(r"(^|\s)([\w@/.]+)=")
+_SETTING_STARTS = re.compile(r" (?=[\w@/.]+=)")
 _FUNCTION = re.compile(r"(^|\s)([\w@/.]+)\._target_=(?:\w+\.)*(\w+)")
 # The order of options in a label, as in the legends of the papers; other groups follow.
 FIRST = ("mask_criterion", "method", "reset", "freeze", "recipe", "schedule")
+_LONG = 4  # names with this many settings are too long for a legend
 
 
 def panel_label(cell: CellResults, keys: Sequence[str]) -> str:
@@ -85,12 +87,36 @@ def _with_signatures(cells: Sequence[CellResults], places: Sequence[tuple[str, s
 def readable(names: Sequence[str]) -> list[str]:
     """Shorten names of lines: `lr=0.1` for `recipe.lr=0.1`, if no other key ends in `lr`.
 
-    A setting that is a function is shown as the function's name: `init=glorot_normal`. Names that
-    would become equal (`init=mine.normal`, `init=torch.nn.init.normal`) stay unchanged.
+    A setting that is a function is shown as the function's name: `init=glorot_normal`. Long names
+    omit the `usual_settings`. Names that would become equal (`init=mine.normal`,
+    `init=torch.nn.init.normal`) stay unchanged.
     """
-    said = dict(zip(names, _shortened(names), strict=True))
+    usual = set(usual_settings(names))
+    said = dict(zip(names, _shortened([_without(name, usual) for name in names]), strict=True))
     times = Counter(said.values())
     return [said[name] if times[said[name]] == 1 else name for name in names]
+
+
+def usual_settings(names: Sequence[str]) -> list[str]:
+    """The settings that most lines share, if names have so many that a legend cannot show them.
+
+    If one setting at a time is varied, each line then shows only what it varies.
+    """
+    settings = [_settings(name) for name in dict.fromkeys(names)]
+    if max(map(len, settings), default=0) < _LONG:
+        return []
+    lines_with = Counter(setting.partition("=")[0] for line in settings for setting in line)
+    counts = Counter(chain.from_iterable(settings))
+    return [s for s, n in counts.items() if n >= 3 and 2 * n > lines_with[s.partition("=")[0]]]
+
+
+def _without(name: str, usual: Collection[str]) -> str:
+    """A name without its usual settings; one that consists of nothing else stays as it is."""
+    return " ".join(part for part in _SETTING_STARTS.split(name) if part not in usual) or name
+
+
+def _settings(name: str) -> list[str]:
+    return [part for part in _SETTING_STARTS.split(name) if _KEY.match(part)]
 
 
 def _shortened(names: Sequence[str]) -> list[str]:

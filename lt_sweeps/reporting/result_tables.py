@@ -62,6 +62,11 @@ def new_table(title: str, heads: Sequence[str], *, named_by: int = 1) -> Table:
     return table
 
 
+def wrapped_name(label: str, width: int = 28) -> str:
+    """Wrap the name of a line at spaces, so that a table's other columns have room beside it."""
+    return textwrap.fill(label, width, break_long_words=False, break_on_hyphens=False)
+
+
 def print_tables(console: Console, tables: Iterable[Table]) -> None:
     """Print each table below its title, split into parts if the terminal is too narrow."""
     for table in tables:
@@ -167,7 +172,7 @@ def _own_points(curve: Curve, rows: Rows) -> dict[Row, Point]:
 def _name_above(texts: Sequence[str], curve: Curve) -> str:
     """Wrap a curve's name to the width of the texts below it; a longer word is not broken."""
     width = max((len(line) for text in texts for line in text.split("\n")), default=1)
-    return textwrap.fill(curve.label, width, break_long_words=False, break_on_hyphens=False)
+    return wrapped_name(curve.label, width)
 
 
 def _speed_columns(curve: Curve, rows: Rows, speeds: Speeds) -> Iterator[Column]:

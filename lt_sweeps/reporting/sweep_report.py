@@ -24,6 +24,7 @@ from lt_sweeps.config.trust import check_trusted
 from lt_sweeps.reporting import report_files
 from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.figures.captions import (
+    names_sentence,
     not_inferior_sentence,
     report_moment,
     versions_sentence,
@@ -186,6 +187,7 @@ def _title(analysis: Analysis) -> str:
 def _print(analysis: Analysis, missing: Sequence[str], console: Console) -> None:
     lines = [
         *([] if analysis.curves else [_title(analysis), "no records yet"]),
+        names_sentence(analysis),
         versions_sentence(analysis.results.versions),
         *raised_alarms(analysis),
         *analysis.test_sentences,

@@ -19,7 +19,7 @@ from lt_sweeps.config.durations import readable
 from lt_sweeps.config.quantities import Quantity, fixed
 from lt_sweeps.config.report_config import ReportConfig
 from lt_sweeps.reporting.figures.captions import chosen_text
-from lt_sweeps.reporting.result_tables import new_table, percent_text
+from lt_sweeps.reporting.result_tables import new_table, percent_text, wrapped_name
 
 _TICKETS = {
     "sparsest_matching": "matching",
@@ -66,7 +66,7 @@ def _runs_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportConfi
     )
     for curve, endpoints in pairs:
         table.add_row(
-            Text(curve.label),
+            Text(wrapped_name(curve.label)),
             _mean(endpoints["sparsest_not_inferior"], curve),
             _crossing(endpoints["sparsest_not_inferior"]),
             _percent(endpoints["sparsest_tested"].sparsity),
@@ -89,7 +89,7 @@ def _tickets_table(panel: str, pairs: Sequence[CurveEndpoints], layout: ReportCo
         # Matching needs a dense network; the best ticket does not.
         kinds = [kind for kind in _TICKETS if curve.dense or kind == "best_performing"]
         for kind in kinds:
-            label = curve.label if kind == kinds[0] else ""
+            label = wrapped_name(curve.label) if kind == kinds[0] else ""
             cells = _ticket(endpoints[kind], curve, layout.workers)
             table.add_row(Text(label), _TICKETS[kind], *cells)
         table.add_section()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from fixtures.fake_results import FakeSweep
 
 from lt_sweeps.analysis.curve import curves
-from lt_sweeps.analysis.labels import readable
+from lt_sweeps.analysis.labels import readable, usual_settings
 from lt_sweeps.analysis.line_names import check_planned
 from lt_sweeps.analysis.results import read_results
 from lt_sweeps.analysis.sweep_analysis import analyses
@@ -99,6 +100,29 @@ def test_a_setting_is_called_by_its_last_word_where_that_is_clear() -> None:
     assert readable(["recipe.lr=1", "method.lr=1"]) == ["recipe.lr=1", "method.lr=1"]
     named = readable(["model.init._target_=lt_sweeps.models.glorot_normal", "hidden=[30,10]"])
     assert named == ["init=glorot_normal", "hidden=[30,10]"]
+
+
+def test_one_setting_at_a_time_is_named_by_what_it_varies() -> None:
+    usual = {"lmbda": "1e-8", "beta": "200", "anneal": "epoch", "lr": "1.0"}
+    varied = [{}, {"lmbda": "0.0"}, {"lmbda": "1e-3"}, {"beta": "50"}, {"anneal": "step"}]
+    names = [
+        " ".join(["cs", *(f"method.{k}={v}" for k, v in {**usual, **own}.items())])
+        for own in varied
+    ]
+    assert readable([*names, "dense"]) == [
+        *("cs", "cs lmbda=0.0", "cs lmbda=1e-3", "cs beta=50", "cs anneal=step"),
+        "dense",
+    ]
+    assert usual_settings(names) == [f"method.{key}={value}" for key, value in usual.items()]
+
+
+def test_a_grid_is_named_by_all_of_its_settings() -> None:
+    grid = [f"a={a} b={b} c={c} d={d}" for a, b, c, d in product((1, 2), repeat=4)]
+    assert readable(grid) == grid
+    few = ["a=1 b=1 c=1", "a=2 b=1 c=1", "a=1 b=2 c=1", "a=1 b=1 c=2"]
+    assert readable(few) == few  # short enough for a legend
+    spaced = ["a=x y b=1 c=1 d=1", "a=x y b=2 c=1 d=1", "a=x y b=1 c=2 d=1", "a=z b=1 c=1 d=1"]
+    assert readable(spaced) == [spaced[0], "b=2", "c=2", "a=z"]
 
 
 def two_criteria(root: Path) -> FakeSweep:

@@ -22,6 +22,7 @@ from lt_sweeps.reporting.csv_tables import (
     records_table,
     verdicts_table,
 )
+from lt_sweeps.reporting.figures.captions import caption
 from lt_sweeps.reporting.figures.figure import csv_bytes
 from lt_sweeps.reporting.result_tables import accuracy_tables, print_tables
 from lt_sweeps.reporting.terminal_tables import endpoint_tables, p_text, verdict_tables
@@ -177,6 +178,29 @@ def test_a_narrow_terminal_has_more_tables_and_breaks_no_number(found: Analysis)
     assert all(line in text for cell in words for line in cell.split("\n"))
     assert text.count("random minus large_final") == 1  # several tables under one title
     assert text.count("% left") == 2
+
+
+def test_long_names_leave_room_for_the_numbers_beside_them(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    usual = {"recipe__lr": 0.1, "recipe__momentum": 0.9, "recipe__decay": 1e-4, "model__width": 8}
+    varied = [{}, {"recipe__lr": 0.3}, {"recipe__decay": 0}, {"model__width": 16}]
+    varied.append({"recipe__momentum": 0})
+    for n, own in enumerate(varied):
+        for seed in (0, 1):
+            sweep.cell(f"c{n}", seed, accuracies=[0.9, 0.89 + 0.01 * seed], **{**usual, **own})
+    found = sweep.analysis()
+    assert [curve.label for curve in found.curves[1:]] == [
+        *("lr=0.3", "decay=0", "width=16", "momentum=0"),
+    ]
+    console = Console(file=io.StringIO(), record=True, width=60)
+    tables = list(endpoint_tables(found))
+    words = {str(cell) for table in tables for column in table.columns for cell in column.cells}
+    print_tables(console, tables)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 60
+    assert all(line in text for cell in words for line in cell.split("\n"))
+    assert "lr=0.1 momentum=0.9" in text  # a line without a setting of its own has all of them
+    assert "Names of lines omit what most of them share: model.width=8, recipe.lr" in caption(found)
 
 
 def test_a_name_of_several_words_is_as_wide_as_the_numbers_below_it(tmp_path: Path) -> None:

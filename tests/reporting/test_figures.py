@@ -555,6 +555,15 @@ def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
     assert [len(axes.get_yticks()) for axes in panels] == [2, 2, 2, 1, 1, 1]
 
 
+def test_a_panel_without_an_endpoint_says_so(sweep: FakeSweep) -> None:
+    """Before, it had an axis from -0.04 to 0.04."""
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    sweep.cell("b", accuracies=[0.8, 0.7], sparsities=[0.5, 0.8], choices={"model": "conv2"})
+    (endpoints,) = endpoint_figures(sweep.analysis())
+    empty = [axes for axes in endpoints.draw().axes if not len(axes.get_xticks())]
+    assert [axes.texts[0].get_text() for axes in empty] == 2 * ["no line has a value"]
+
+
 def test_a_line_has_one_colour_in_all_figures(sweep: FakeSweep) -> None:
     """Also if a figure lacks an earlier line, or if two panels give two lines the same label."""
     lines = (("large_final", None), ("random", None), ("random", "r2"), ("movement", "r2"))

@@ -363,6 +363,7 @@ def test_an_axis_without_an_end_leaves_out_the_points_that_diverged() -> None:
     assert y_limits([falling], "range", Quantity.of("test_r2"))[0] < -0.2
     steps = _line(10, 10, 10, 10, 10, 9000)
     assert y_limits([steps], "range", Quantity.of("best_step"))[1] > 9000
+    assert y_limits([_line(60, 60)], "range", Quantity.of("best_step")) == (57, 63)
 
 
 def _line(*means: float) -> list[Point]:

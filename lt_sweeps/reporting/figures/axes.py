@@ -12,7 +12,7 @@ from lt_sweeps.analysis.curve import Point
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 
-_AXIS, _TICK_SPACE = 2.5, 0.25  # inches: rough length of an x axis; least space between labels
+_AXIS, _TICK_SPACE = 2.5, 0.3  # inches: rough length of an x axis; least space between labels
 X_NAMES = {
     "remaining": "Weights remaining (%)",
     "sparsity": "Sparsity (%)",
@@ -70,8 +70,8 @@ def y_limits(
         reach = 2 * (best - _unbounded_floor(means))
         low = best - reach if best - low > 3 * reach else low
         high = best + reach if high - best > 3 * reach else high
-    # Room for markers; if all numbers are equal, 0.01, so that the axis has a length.
-    padding = 0.05 * (high - low) or 0.01
+    # Room for markers; if all numbers are equal, the axis still needs a length.
+    padding = 0.05 * (high - low) or (0.01 if metric.is_fraction else 0.05 * abs(high) or 0.01)
     ends = metric.worth(low - padding), metric.worth(high + padding)
     return min(ends), max(ends)
 

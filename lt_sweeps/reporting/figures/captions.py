@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from lt_sweeps.analysis.curve import Curve, by_panel
 from lt_sweeps.analysis.endpoint import Endpoint, why_failed
-from lt_sweeps.analysis.labels import group_by
+from lt_sweeps.analysis.labels import group_by, usual_settings
 from lt_sweeps.analysis.significance import Verdict, winning
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.analysis.verdict_sentences import caveats
@@ -29,6 +29,7 @@ def caption(analysis: Analysis, *sentences: str) -> str:
     whole = [
         title if title.endswith("?") else f"{title}." if title else "",
         *sentences,
+        names_sentence(analysis),
         f"Unfinished: {unfinished}." if unfinished else "",
         versions_sentence(analysis.results.versions),
     ]
@@ -39,6 +40,14 @@ def versions_sentence(versions: Sequence[str]) -> str:
     """A warning if the records come from more than one version of the code; otherwise empty."""
     several = f"Made by {len(versions)} versions of the code: {', '.join(versions)}."
     return several if len(versions) > 1 else ""
+
+
+def names_sentence(analysis: Analysis) -> str:
+    """Name the settings that are left out of the names of lines, if any are."""
+    usual = ", ".join(usual_settings([curve.name for curve in analysis.curves]))
+    automatic = [c for c in analysis.curves if c.name not in analysis.layout.labels]
+    shortened = usual and any(curve.label != curve.name for curve in automatic)
+    return f"Names of lines omit what most of them share: {usual}." if shortened else ""
 
 
 def seeds_sentence(curves: Sequence[Curve], layout: ReportConfig) -> str:

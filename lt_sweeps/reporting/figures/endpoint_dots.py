@@ -113,6 +113,10 @@ def _draw(data: pd.DataFrame, curves: Sequence[Curve]) -> Sheet:
         if several and endpoint != endpoints[0]:
             axes.tick_params(axis="y", labelleft=False)
         panel_rows = data.query("panel == @panel and endpoint == @endpoint")
+        if panel_rows.empty:
+            axes.set_xticks([])
+            middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+            axes.text(0.5, 0.5, "no line has a value", fontsize=style.SMALL, **middle)
         for i, line in enumerate(of_panel[panel]):
             rows = panel_rows[panel_rows["line"] == line]
             draw_row(axes, i, scale * rows.loc[rows["seed"] != "", "value"], styles[line])

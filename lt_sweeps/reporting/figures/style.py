@@ -43,7 +43,7 @@ DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))]
 # Type 42 fonts: text in a PDF stays text, and journals accept them. Text in an SVG stays text too.
 # The fixed hash salt makes the ids in an SVG the same each time.
 RC: Any = {"pdf.fonttype": 42, "font.size": NORMAL, "axes.linewidth": 0.6, "hatch.linewidth": 0.5}
-RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps"}
+RC |= {"svg.fonttype": "none", "svg.hashsalt": "lt_sweeps", "axes.formatter.useoffset": False}
 
 
 @dataclass(frozen=True)
