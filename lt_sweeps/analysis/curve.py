@@ -233,14 +233,15 @@ def _with_reference(curve: Curve, drawn: Sequence[Curve]) -> Curve:
 
 
 def _points(cells: Sequence[CellResults], metric: str, along: Sequence[str]) -> tuple[Point, ...]:
-    points: dict[frozenset[str], Point] = {}
+    # Several values of `along` may share the dense network: it is a single point, with all seeds.
+    replicates: dict[frozenset[str], tuple[tuple[str, ...], dict[str, Record]]] = {}
     for at, group in labels.group_by(cells, lambda cell: _position(cell, along)).items():
         for rows in labels.group_by(distinct(group), _level).values():
-            new = point(rows, metric, at)
-            # Several values of `along` may share the dense network: it is a single point.
-            if new.stages not in points or points[new.stages].n < new.n:
-                points[new.stages] = new
-    return tuple(sorted(points.values(), key=lambda p: (-p.percent, p.level)))
+            stages = frozenset(row.stage for row in rows)
+            _, by_seed = replicates.setdefault(stages, (at, {}))
+            by_seed |= {row.seed: row for row in rows}
+    points = [point(list(by_seed.values()), metric, at) for at, by_seed in replicates.values()]
+    return tuple(sorted(points, key=lambda p: (-p.percent, p.level)))
 
 
 def _position(cell: CellResults, along: Sequence[str]) -> tuple[str, ...]:
@@ -277,9 +278,11 @@ def _lines(
     # old and new replicates would be wrong, so the group is split by the signature. Only a group
     # that clashes is split: the labels of all other lines stay as short as before.
     schedule, signature = split_by > 0, split_by > 1
+    identities: dict[str, str] = {}  # one for each signature: `lr=1` and `lr=1.0` train the same
 
     def key(cell: CellResults) -> str:
-        return identity(cell, along, schedule=schedule) + (cell.signature if signature else "")
+        own = identity(cell, along, schedule=schedule) + (cell.signature if signature else "")
+        return identities.setdefault(cell.signature, own)
 
     for group in labels.group_by(cells, key).values():
         positions = labels.group_by(group, lambda cell: _position(cell, along)).values()
@@ -290,10 +293,16 @@ def _lines(
 
 
 def _clash(cells: Sequence[CellResults]) -> bool:
-    """Whether two of the cells disagree about a level's target or about a replicate's network."""
+    """Whether two of the cells disagree about a level's target or training, or about a replicate.
+
+    A stage says how a level is trained, not with which seed. Imported tickets have a stage each.
+    """
     rows = distinct(cells)
     levels = {_level(row) for row in rows}
     replicates = {(_level(row), row.seed) for row in rows}
+    trained = {(_level(row), row.stage) for row in rows if row.experiment != "imported"}
     has_several_targets = len(levels) > len({level for level, _ in levels})
+    has_several_trainings = len(trained) > len({level for level, _ in trained})
     iterative = any(row.level > 1 for row in rows)
-    return len(replicates) < len(rows) or (iterative and has_several_targets)
+    disagree = len(replicates) < len(rows) or (iterative and has_several_targets)
+    return disagree or has_several_trainings

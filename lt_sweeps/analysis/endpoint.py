@@ -11,7 +11,7 @@ achieved while being within 2 % (relative) of the dense model"): see `crossing`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
@@ -82,12 +82,17 @@ def endpoints(curve: Curve, layout: ReportConfig, *, least: float) -> dict[str, 
 
 
 def shared_density(curves: Iterable[Curve]) -> float:
-    """The lowest density (in percent) that all curves with a pruned network reach.
+    """The lowest density (in percent) that all runs of all curves reach.
 
-    A curve with only a dense network is ignored. 100 if no curve has a pruned network.
+    Runs with only a dense network are ignored, and so are those with fewer levels than another run
+    of their curve, which are not finished. 100 if no run has a pruned network.
     """
-    left = [[p.percent for p in curve.points if p.pruned and p.percent > 0] for curve in curves]
-    return max((min(percents) for percents in left if percents), default=100.0)
+    reached = []
+    for curve in curves:
+        runs = [_run(curve, seed) for seed in curve.seeds]
+        levels = max(map(len, runs), default=0)
+        reached += [run[-1].percent_remaining for run in runs if run and len(run) == levels]
+    return max((percent for percent in reached if percent < WHOLE), default=100.0)
 
 
 def crossing(points: Iterable[tuple[float, float]], least: float) -> Crossing:
@@ -192,18 +197,20 @@ def _peak(run: Sequence[Record], metric: Quantity, chooser: str) -> float:
 
 def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
     """The endpoint `sparsest_not_inferior`, of each run and of the means over seeds."""
-    worth = curve.metric.worth
+    worth, dense = curve.metric.worth, curve.dense
     runs = {seed: _crossing_of_run(curve, seed, layout) for seed in curve.seeds}
     crossings = {seed: at for seed, at in runs.items() if at is not None}
-    points = [
-        (1 - p.percent / 100, worth(p.mean) if p.n_finite == p.n else math.nan)
-        for p in curve.points
-        if p.pruned
-    ]
+    pruned = [p for p in curve.points if p.pruned]
     means = None
-    if points and curve.dense is not None and curve.dense.n_finite:
-        dense = curve.dense.mean
-        means = crossing([(0.0, worth(dense)), *points], _least_worth(curve, dense, layout))
+    if pruned and dense is not None and dense.n_finite:
+        least = _least_worth(curve, dense.mean, layout)
+        points = [(0.0, worth(dense.mean))]
+        for p in pruned:
+            # A level that lacks seeds is compared with the dense networks of the seeds that it has.
+            paired = _least_worth(curve, _mean_of(p.values.keys(), dense.values), layout)
+            mean = worth(p.mean) + least - paired if p.n_finite == p.n else math.nan
+            points.append((1 - p.percent / 100, mean))
+        means = crossing(points, least)
     return Endpoint(
         "sparsest_not_inferior",
         {seed: at.sparsity for seed, at in crossings.items()},
@@ -211,6 +218,11 @@ def _not_inferior(curve: Curve, layout: ReportConfig) -> Endpoint:
         crossing=means,
         at_least=any(math.isnan(at.outside) for at in crossings.values()),
     )
+
+
+def _mean_of(seeds: KeysView[str], dense: Mapping[str, float]) -> float:
+    """The mean of the dense networks of these seeds; of all if a seed has none."""
+    return fmean([dense[s] for s in seeds] if seeds and seeds <= dense.keys() else dense.values())
 
 
 def sparsest_up_to(most: float, curve: Curve, layout: ReportConfig) -> dict[str, float]:
@@ -301,23 +313,28 @@ def _tickets(curve: Curve, chooser: str, layout: ReportConfig) -> list[Endpoint]
     cells = (cell for line in _lines(curve) for cell in line.cells)
     rows = group_by(distinct(cells), lambda row: row.stage)
 
-    def scores(point: Point) -> list[float]:
+    def scores(point: Point) -> dict[str, float]:
         """The worth of a point's finite replicates by the metric that chooses tickets."""
         own = [row for stage in sorted(point.stages) for row in rows.get(stage, ())]
-        values = [row.value(chooser) for row in own if row.seed in point.values]
-        return [curve.metric.worth(value) for value in values if not math.isnan(value)]
+        values = {row.seed: row.value(chooser) for row in own if row.seed in point.values}
+        return {seed: curve.metric.worth(v) for seed, v in values.items() if not math.isnan(v)}
 
-    points = [point for point in curve.points if point.n_finite and point.percent > 0]
-    scored = [(scores(point), point) for point in points]
-    tickets = [(fmean(worths), point) for worths, point in scored if worths and point.pruned]
-    dense = [] if curve.dense is None else scores(curve.dense)
+    dense = {} if curve.dense is None else scores(curve.dense)
+    mean = fmean(dense.values()) if dense else math.nan
+    # Without the replicates that diverged, a level would look better than it is.
+    points = [p for p in curve.points if p.pruned and p.n_finite == p.n and p.percent > 0]
+    tickets = []
+    for point in points:
+        if own := scores(point):
+            # A level that lacks seeds is compared with the dense networks of the seeds that it has.
+            shift = mean - _mean_of(own.keys(), dense) if dense else 0.0
+            tickets.append((fmean(own.values()) + shift, point))
 
     def sparsest(least: float) -> Point | None:
         matching = [point for score, point in tickets if _reaches(score, least)]
         return min(matching, key=lambda point: point.percent, default=None)
 
-    mean = fmean(dense) if dense else math.nan
-    error = stdev(dense) / math.sqrt(len(dense)) if len(dense) > 1 else math.nan
+    error = stdev(dense.values()) / math.sqrt(len(dense)) if len(dense) > 1 else math.nan
     picked = {
         "sparsest_matching": sparsest(mean),
         "sparsest_within_error": sparsest(mean - error),

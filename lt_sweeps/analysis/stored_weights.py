@@ -76,11 +76,23 @@ def weights(root: Path, stage: str, seed: str) -> Weights | None:
 
 
 def masks(root: Path, curve: Curve, point: Point) -> dict[str, Arrays]:
-    """The masks of a point's tickets, by seed and layer; only for seeds whose mask is stored."""
+    """The masks of a point's tickets, by seed and layer; only for seeds whose mask is stored.
+
+    A mask that is drawn anew from learned probabilities has none.
+    """
     rows = {seed: found[1] for seed in curve.seeds if (found := _row(curve, point, seed))}
     tickets = {seed: weights(root, row.stage, seed) for seed, row in rows.items()}
-    # The ticket of a network that was only scored has metrics and no tensors.
-    return {seed: ticket.kept for seed, ticket in tickets.items() if ticket and ticket.kept}
+    # The ticket of a network that was only scored has metrics and no tensors. While a mask is
+    # learned, the ticket keeps every weight, and the logits say how often each is used.
+    return {
+        seed: ticket.kept
+        for seed, ticket in tickets.items()
+        if ticket and ticket.kept and not (ticket.logits and _is_whole(ticket.kept))
+    }
+
+
+def _is_whole(kept: Arrays) -> bool:
+    return all(mask.all() for mask in kept.values())
 
 
 def learned_masks(root: Path, curve: Curve, point: Point) -> dict[str, MaskChances]:

@@ -124,8 +124,11 @@ class Analysis:
     @cached_property
     def endpoints(self) -> list[CurveEndpoints]:
         """Each curve with its endpoints; areas within a panel end at the same density."""
+        return self.endpoints_of(self.accuracy)
+
+    def endpoints_of(self, metric: str) -> list[CurveEndpoints]:
         ends = []
-        for panel in by_panel(self.curves_of(self.accuracy)).values():
+        for panel in by_panel(self.curves_of(metric)).values():
             least = shared_density(panel)
             ends += [(c, endpoints(c, self.layout, least=least)) for c in panel]
         return ends

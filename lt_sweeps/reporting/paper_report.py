@@ -177,7 +177,7 @@ _BEST = ("line", "lines", "n", "n_asked", "mean", "ci_low", "ci_high", "at_least
 
 
 def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
-    """The numbers of the line with the best mean among those that a column allows."""
+    """The numbers of the line that `layout.select` finds best among those that a column allows."""
     allowed = [
         (curve, end)
         for curve, ends in analysis.endpoints
@@ -188,11 +188,21 @@ def _best(column: TableColumn, analysis: Analysis) -> dict[str, Any]:
         return {}
     is_sparsity = column.value in SPARSITIES
 
-    def worth(pair: tuple[Curve, Endpoint]) -> float:
-        mean = fmean(pair[1].values.values())
-        return mean if is_sparsity else pair[0].metric.worth(mean)
+    chooser = analysis.layout.chooser(analysis.accuracy)
+    judged = {
+        (curve.panel, curve.name): values
+        for curve, ends in analysis.endpoints_of(chooser)
+        if (values := _per_run(column, curve, ends).values)
+    }
 
-    curve, end = max(allowed, key=worth)
+    def worth(pair: tuple[Curve, Endpoint]) -> float:
+        curve, shown = pair
+        mean = fmean(judged.get((curve.panel, curve.name), shown.values).values())
+        return mean if is_sparsity else curve.metric.worth(mean)
+
+    # Imported tickets may have no validation metric; then the shown metric is all there is.
+    chosen_from = [pair for pair in allowed if (pair[0].panel, pair[0].name) in judged] or allowed
+    curve, end = max(chosen_from, key=worth)
     values = list(end.values.values())
     interval = spread(values)
     return {
@@ -237,7 +247,7 @@ def _table(section: Section, nets: Sequence[str], numbers: pd.DataFrame) -> Tabl
     table = new_table(
         f"{section.name}: {section.shows} (%). Mean over runs ± half of its 95% "
         "interval (≥: some runs never leave the margin). If there are several lines, the best one "
-        "is shown, with its name. In brackets: published.",
+        "is shown, with its name; it is chosen on the validation data. In brackets: published.",
         ["", *models],
     )
     for label in [column.label for column in section.table]:

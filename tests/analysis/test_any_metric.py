@@ -221,8 +221,9 @@ def test_a_cell_of_an_earlier_version_is_on_the_line_of_today(
     monkeypatch.setattr(cell_settings, "_default_task", lambda: today)
     now = {"task": "classification", "mask_criterion": "random"}
     loss = {"_target_": today["task.loss._target_"]}
-    sweep.cell("new", 0, accuracies=[0.9, 0.8], choices=now, task__loss=loss)
-    sweep.cell("old", 1, accuracies=[0.9, 0.8], choices={"mask_criterion": "random"})
+    values: Any = {"accuracies": [0.9, 0.8], "stages": ["dense", "pruned"]}
+    sweep.cell("new", 0, choices=now, task__loss=loss, **values)
+    sweep.cell("old", 1, choices={"mask_criterion": "random"}, **values)
     (line,) = sweep.analysis().curves
     assert line.seeds == ("0", "1")
 

@@ -138,6 +138,34 @@ def test_the_peak_is_picked_by_validation_or_by_test(sweep: FakeSweep) -> None:
     assert found(sweep, select="test")["peak"].values["0"] == 0.8  # dense is not a ticket
 
 
+def test_a_level_that_lacks_seeds_is_compared_with_the_dense_networks_of_its_seeds(
+    sweep: FakeSweep,
+) -> None:
+    """Only the five better seeds were pruned to 75 %, at a cost of two points."""
+    for seed in range(10):
+        dense = 0.92 if seed < 5 else 0.88
+        lengths = {"a": 2, "longer": 3} if seed < 5 else {"a": 2}
+        for name, levels in lengths.items():
+            values = [dense, dense, dense - 0.02][:levels]
+            stages = ["dense", "s1", "s2"]
+            sweep.cell(name, seed, accuracies=values, sparsities=HALVES[:levels], stages=stages)
+    ends = found(sweep, margin=0.005)
+    at = ends["sparsest_not_inferior"].crossing
+    assert at is not None and at.sparsity == pytest.approx(0.5 + 0.25 * 0.25)
+    assert ends["sparsest_matching"].sparsity == ends["best_performing"].sparsity == 0.5
+
+
+def test_areas_end_where_every_finished_run_has_arrived(sweep: FakeSweep) -> None:
+    """A learned mask has another density in each run; the mean of them is beyond the densest."""
+    for seed in range(3):
+        ends = {"accuracies": [0.9, 0.8], "sparsities": [0, 0.5 + 0.1 * seed]}
+        sweep.cell("cs", seed, more={"target_sparsity": None}, **ends)
+    sweep.cell("cs", 3, accuracies=[0.9], sparsities=[0], done=False)
+    (one,) = sweep.analysis().endpoints
+    assert set(one[1]["area"].values) == {"0", "1", "2"}
+    assert one[1]["area"].sparsity == pytest.approx(0.5)
+
+
 def test_a_run_that_lost_a_level_has_no_area_and_is_missing_from_n(sweep: FakeSweep) -> None:
     sweep.cell("a", 0, accuracies=[0.9, 0.9, 0.8], sparsities=HALVES)
     sweep.cell("a", 1, accuracies=[0.9, 0.9, None], sparsities=HALVES)

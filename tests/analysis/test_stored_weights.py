@@ -152,6 +152,8 @@ def test_a_learned_masks_chances_are_the_sigmoid_of_its_logits(
     logits = store.read(stage.key, made.cells[0].seed).learned
     expected = torch.cat([logits[name].flatten() for name in sorted(logits)]).double().sigmoid()
     assert mask.chances == pytest.approx(expected.numpy())
+    # It is drawn anew in each pass; its ticket keeps every weight, which is no mask of 50 %.
+    assert not masks(tmp_path / "results", one, one.points[-1])
 
 
 def test_an_annealed_mask_is_the_sigmoid_at_the_temperature_of_its_end(

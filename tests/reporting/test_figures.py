@@ -19,7 +19,7 @@ from rich.console import Console
 from lt_sweeps.reporting.figures import draw_figures, layer_survival, mask_overlap, training_costs
 from lt_sweeps.reporting.figures.accuracy_curves import metric_figures
 from lt_sweeps.reporting.figures.axes import tick_text
-from lt_sweeps.reporting.figures.captions import not_inferior_sentence
+from lt_sweeps.reporting.figures.captions import marker_sentence, not_inferior_sentence
 from lt_sweeps.reporting.figures.curve_panel import MARKS
 from lt_sweeps.reporting.figures.endpoint_dots import endpoint_figures
 from lt_sweeps.reporting.figures.figure import figure_files
@@ -553,6 +553,13 @@ def test_a_panel_has_rows_of_its_own_lines_only(sweep: FakeSweep) -> None:
         both = ["random", "movement"]
         assert rows == (both if axes.get_title() == "fc on digits" else both[:1])
     assert [len(axes.get_yticks()) for axes in panels] == [2, 2, 2, 1, 1, 1]
+
+
+def test_a_network_that_lines_share_is_counted_once(sweep: FakeSweep) -> None:
+    for name in ("random", "movement"):
+        chosen = {"mask_criterion": name}
+        sweep.cell(name, accuracies=[0.1, 0.8], choices=chosen, collapsed={0})
+    assert "collapsed (1 in all)" in marker_sentence(sweep.analysis().curves)
 
 
 def test_a_panel_without_an_endpoint_says_so(sweep: FakeSweep) -> None:

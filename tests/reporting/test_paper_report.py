@@ -135,6 +135,19 @@ def test_a_table_shows_the_best_line_and_what_is_published_for_these_lines(tmp_p
     assert pd.isna(numbers.loc["random", "published"])
 
 
+def test_the_line_of_a_table_is_chosen_by_validation(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    for criterion, test, val in (("random", 0.85, 0.6), ("movement", 0.8, 0.9)):
+        choices = {"mask_criterion": criterion}
+        values = {"accuracies": [0.9, test], "val": [0.9, val]}
+        sweep.cell(criterion, experiment="e", choices=choices, **values)
+    columns = [{"label": "best", "experiment": "e", "value": "peak"}]
+    section = Section("Table 1", "Numbers", {"fc": "digits"}, table=columns)
+    draw_paper(Paper("p", "A paper", (section,)), tmp_path)
+    numbers = pd.read_csv(tmp_path / "papers" / "p" / "table-1" / "table.csv", index_col="column")
+    assert numbers.loc["best", "line"] == "movement" and numbers.loc["best", "mean"] == 0.8
+
+
 def test_a_table_says_what_is_a_bound_and_how_many_runs_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,54 @@ def test_two_versions_of_one_config_are_never_pooled(sweep: FakeSweep) -> None:
     assert set(summary["n"]) == {1}
 
 
+def test_seeds_that_were_trained_otherwise_are_never_pooled(sweep: FakeSweep) -> None:
+    """Their code or schedule was changed before more seeds were added; no cell repeats a seed."""
+    for seed in range(4):
+        stages = ["dense", "before" if seed < 3 else "after"]
+        sweep.cell(stages[1], seed, accuracies=[0.9, 0.8 - 0.1 * seed], stages=stages)
+        scope = "global" if seed < 3 else "layer"
+        choices = {"mask_criterion": "random"}
+        stages = ["dense", scope]
+        sweep.cell(
+            scope,
+            seed,
+            accuracies=[0.9, 0.7],
+            stages=stages,
+            choices=choices,
+            schedule__scope=scope,
+        )
+    _, summary = _run(sweep.folder)
+    assert set(summary["curve"]) == {
+        *("large_final before", "large_final after"),
+        *("random scope=global", "random scope=layer"),
+    }
+    assert sorted(set(summary["n"])) == [1, 3]
+
+
+def test_equal_settings_are_one_line_however_they_are_typed(sweep: FakeSweep) -> None:
+    stages = ["dense", "pruned"]
+    sweep.cell("a", 0, accuracies=[0.9, 0.8], stages=stages, recipe__lr=1)
+    sweep.cell("a", 1, accuracies=[0.9, 0.8], stages=stages, recipe__lr=1.0)
+    _, summary = _run(sweep.folder)
+    assert summary["n"].tolist() == [2, 2]
+
+
+def test_a_shared_dense_network_has_the_seeds_of_all_its_points(sweep: FakeSweep) -> None:
+    for seed in range(5):
+        bias = 0.1 if seed < 3 else 0.2
+        sweep.cell(
+            f"b{bias}",
+            seed,
+            accuracies=[0.9 if seed < 3 else 0.8, 0.7],
+            sparsities=[0, bias],
+            stages=["dense", f"s{bias}"],
+            method__bias=bias,
+        )
+    (line,) = sweep.analysis(along=["method.bias"]).curves
+    assert [point.n for point in line.points] == [5, 3, 2]
+    assert line.points[0].mean == pytest.approx((3 * 0.9 + 2 * 0.8) / 5)
+
+
 def test_a_label_says_what_differs_options_first(sweep: FakeSweep) -> None:
     for criterion in ("movement", "random"):
         for lr in (0.1, 0.2):

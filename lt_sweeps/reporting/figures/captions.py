@@ -76,7 +76,8 @@ def span_text(counts: Iterable[int]) -> str:
 def marker_sentence(curves: Sequence[Curve]) -> str:
     """Explain open and faint markers, if the figure has any."""
     points = [(curve, point) for curve in curves for point in curve.points]
-    n_lost = sum(p.n_collapsed for _, p in points), sum(p.n - p.n_finite for _, p in points)
+    distinct = {p.stages: p for _, p in points}.values()  # lines may share their dense networks
+    n_lost = sum(p.n_collapsed for p in distinct), sum(p.n - p.n_finite for p in distinct)
     n_missing = sum(len(curve.seeds) - point.n for curve, point in points)
     sentences = []
     if any(n_lost):
