@@ -158,7 +158,7 @@ def test_a_level_that_lacks_seeds_is_compared_with_the_dense_networks_of_its_see
 def test_areas_end_where_every_finished_run_has_arrived(sweep: FakeSweep) -> None:
     """A learned mask has another density in each run; the mean of them is beyond the densest."""
     for seed in range(3):
-        ends = {"accuracies": [0.9, 0.8], "sparsities": [0, 0.5 + 0.1 * seed]}
+        ends: Any = {"accuracies": [0.9, 0.8], "sparsities": [0, 0.5 + 0.1 * seed]}
         sweep.cell("cs", seed, more={"target_sparsity": None}, **ends)
     sweep.cell("cs", 3, accuracies=[0.9], sparsities=[0], done=False)
     (one,) = sweep.analysis().endpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -139,7 +140,7 @@ def test_the_line_of_a_table_is_chosen_by_validation(tmp_path: Path) -> None:
     sweep = FakeSweep(tmp_path)
     for criterion, test, val in (("random", 0.85, 0.6), ("movement", 0.8, 0.9)):
         choices = {"mask_criterion": criterion}
-        values = {"accuracies": [0.9, test], "val": [0.9, val]}
+        values: Any = {"accuracies": [0.9, test], "val": [0.9, val]}
         sweep.cell(criterion, experiment="e", choices=choices, **values)
     columns = [{"label": "best", "experiment": "e", "value": "peak"}]
     section = Section("Table 1", "Numbers", {"fc": "digits"}, table=columns)
