@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import compress
 
 from lt_sweeps.analysis.labels import group_by
 from lt_sweeps.analysis.stats import spread
@@ -54,20 +55,22 @@ def _levels(seeds: Sequence[TrackedCell]) -> Iterator[tuple[Level, ...]]:
 
 
 def _rows(levels: Sequence[Level]) -> Iterator[Row]:
+    finite = [level.record is not None and level.record.finite for level in levels]
     curves = [level.curve for level in levels]
     for at in zip(*curves, strict=False):
         if len({row["level_step"] for row in at}) == 1:
-            yield _combined_row(at)
-    yield _combined_row([level.result for level in levels])
+            yield _combined_row(at, finite)
+    yield _combined_row([level.result for level in levels], finite)
 
 
-def _combined_row(rows: Sequence[Row]) -> Row:
+def _combined_row(rows: Sequence[Row], are_finite: Sequence[bool]) -> Row:
     """Combine the rows of several seeds at one step: the first row's axes, statistics of the rest.
 
-    A replicate that diverged is counted, but left out of the statistics.
+    A replicate whose level diverged is counted, but left out of the statistics, also at the
+    evaluations before it diverged.
     """
     combined: dict[str, object] = {name: rows[0][name] for name in AXES}
-    finite = [row for row in rows if row.get("ticket/finite", row.get("search/finite", True))]
+    finite = list(compress(rows, are_finite))
     if "sparsity" in rows[0]:
         for name in ("sparsity", "percent_remaining"):
             combined[name] = math.fsum(row[name] for row in rows) / len(rows)

@@ -6,6 +6,7 @@ needs only the later ones, and a mirror can be killed at any moment and started 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,10 @@ Row = Mapping[str, Any]
 
 RESULTS = (
     *("test_accuracy", "test_loss", "val_accuracy", "val_loss", "end_test_accuracy"),
-    *("hard_val_accuracy", "hard_test_accuracy"),
-    *("best_step", "weights_remaining", "finite", "collapsed", "seconds"),
+    *("hard_val_accuracy", "hard_test_accuracy", "best_step"),
 )
+FACTS = ("weights_remaining", "finite", "collapsed", "seconds")
+"""The columns of a record that a result row has even if the training diverged."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,7 @@ class Level:
 
     @property
     def curve(self) -> list[Row]:
-        return [
-            self.place(at["step"])
-            | {name.replace("_", "/", 1): value for name, value in at.items() if name != "step"}
-            for at in self.history
-        ]
+        return [self.place(at["step"]) | _measured(at) for at in self.history]
 
     @property
     def rows(self) -> list[Row]:
@@ -114,16 +112,19 @@ class Level:
 
     @property
     def result(self) -> Row:
+        """Its record; without metrics if it diverged, as the report has no value for it either."""
         record = self.record
         assert record is not None
         prefix = "ticket" if self.is_result else "search"
         row = self.place(record.step)
-        row |= {f"{prefix}/{name}": getattr(record, name) for name in RESULTS}
-        row |= {f"{prefix}/{name}": value for name, value in (record.metrics or {}).items()}
-        if self.history and self.history[0]["step"] < record.step:
-            # Before its first step a ticket is a supermask: any accuracy is due to the mask alone.
-            name = f"val_{record.judged_by}"
-            row[f"{prefix}/untrained_{name}"] = self.history[0].get(name)
+        row |= {f"{prefix}/{name}": getattr(record, name) for name in FACTS}
+        if record.finite:
+            row |= {f"{prefix}/{name}": getattr(record, name) for name in RESULTS}
+            row |= {f"{prefix}/{name}": value for name, value in (record.metrics or {}).items()}
+            if self.history and self.history[0]["step"] < record.step:
+                # Before its first step a ticket is a supermask: its accuracy is due to the mask.
+                name = f"val_{record.judged_by}"
+                row[f"{prefix}/untrained_{name}"] = self.history[0].get(name)
         if self.is_result:
             left, total = record.layers_remaining, record.layers_total
             row |= {f"layers/{name}": 1 - left[name] / total[name] for name in total}
@@ -134,6 +135,16 @@ class Level:
     def place(self, step: int) -> dict[str, Any]:
         """The values of `AXES` at a step within the level."""
         return {"step": self.offset + step, "level": self.number, "level_step": step}
+
+
+def _measured(at: Row) -> dict[str, Any]:
+    """The metrics of an evaluation; only its losses if the validation loss is NaN or infinite."""
+    finite = math.isfinite(at.get("val_loss", 0))  # some imported evaluations lack it
+    return {
+        name.replace("_", "/", 1): value
+        for name, value in at.items()
+        if name != "step" and (finite or name.endswith("_loss"))
+    }
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,7 @@ def _summary(levels: Iterable[Level], dense: Row, metric: Quantity) -> dict[str,
         "diverged_levels": sum(not record.finite for record in records),
         "collapsed_levels": sum(bool(record.collapsed) for record in records),
         f"dense_{name}": dense.get(f"ticket/{name}"),
-        f"last_{name}": last.measured(name),
+        f"last_{name}": last.measured(name) if last.finite else None,
     }
     if best is not None:
         summary |= {f"best_{name}": best.value(name), "best_level": best.level}

@@ -34,10 +34,11 @@ def attach(mine: Any, run: Run, wanted: str, *, wait: float | None) -> None:
             mine.use_artifact(used)
         alias = f"{'level' if level.is_result else 'search'}-{level.number}"
         artifact = _artifact(run.key, level, wanted.removesuffix("s"))
-        facts = ("cell", "seed", "stage", "level", "sparsity")
+        facts = ("cell", "seed", "stage", "level", "sparsity", "finite")
         artifact.metadata |= {name: getattr(record, name) for name in facts}
-        metric = record.metric_of("test_metric").name
-        artifact.metadata |= {metric: record.measured(metric)}
+        if record.finite:
+            metric = record.metric_of("test_metric").name
+            artifact.metadata |= {metric: record.measured(metric)}
         artifact.metadata |= {"line": run.about["line"], "parent": parent}
         mine.log_artifact(artifact, aliases=["latest", alias])
         if wait is not None:

@@ -25,6 +25,7 @@ from lt_sweeps.reporting.terminal_tables import p_text
 from lt_sweeps.storage.atomic_write import write_whole
 from lt_sweeps.storage.checked_read import read_json
 from lt_sweeps.storage.sweep_folder import SweepFolder
+from lt_sweeps.tracking.mean_runs import runs_over_seeds
 from lt_sweeps.tracking.tracked_runs import TrackedCell
 from lt_sweeps.tracking.tracked_sweep import tracked_cells
 
@@ -140,8 +141,9 @@ def definition(
         section: [_panel(library, plot, line, band) for plot in plots]
         for section, plots in sections(cell.metric for cell in cells).items()
     }
-    # Filter runs by cell and not by group, because several sweeps may share a group.
-    mine = expr.And(expr.Config("cell").isin(sorted({cell.signature for cell in cells})))
+    # Filter runs by their ids, because other sweeps may share the group, or cells with other seeds.
+    runs = (*(cell.run for cell in cells), *runs_over_seeds(cells))
+    mine = expr.And(expr.Metric("ID").isin(sorted(run.key for run in runs)))
     text = library.MarkdownPanel(markdown=verdicts)
     workspace = workspaces.Workspace(
         entity=place.entity,
@@ -156,8 +158,8 @@ def definition(
     blocks: list[Any] = [library.TableOfContents()]
     for title, drawn in panels.items():
         # A run set without a project uses the project of its report.
-        runs = library.Runset(name=name, filters=mine, groupby=[f"config.{line}"])
-        blocks += [library.H1(title), library.PanelGrid(runsets=[runs], panels=drawn)]
+        shown = library.Runset(name=name, filters=mine, groupby=[f"config.{line}"])
+        blocks += [library.H1(title), library.PanelGrid(runsets=[shown], panels=drawn)]
     blocks += [library.H1("Verdicts"), library.MarkdownBlock(verdicts)]
     report = library.Report(
         project=place.project, entity=place.entity, title=name, blocks=blocks, width="fluid"

@@ -16,7 +16,7 @@ from fixtures.fake_results import FakeSweep
 from lt_sweeps.config.quantities import METRICS
 from lt_sweeps.storage.record import COLUMNS, FORMAT, Record
 from lt_sweeps.storage.run_folder import RunFolder
-from lt_sweeps.tracking.tracked_runs import RESULTS
+from lt_sweeps.tracking.tracked_runs import FACTS, RESULTS
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def change(folder: Path, **changes: Any) -> tuple[str, ...]:
 
 
 def test_every_list_of_metrics_names_fields_of_a_record() -> None:
-    assert {*METRICS, *RESULTS} <= set(COLUMNS)
+    assert {*METRICS, *RESULTS, *FACTS} <= set(COLUMNS)
 
 
 def test_a_line_begins_with_the_version_and_has_every_field(folder: Path) -> None:

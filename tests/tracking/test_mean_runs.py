@@ -50,11 +50,20 @@ def test_mean_and_interval_over_three_seeds() -> None:
 
 
 def test_a_diverged_seed_is_counted_and_not_averaged() -> None:
-    bad = level(0, None, finite=False)
+    bad = level(0, 0.1, finite=False)
     (run,) = runs_over_seeds([source(0, level(0, 0.5)), source(1, bad), source(2, level(0, 0.7))])
-    result = run.rows[-1]
+    curve, result = run.rows
     assert (result["ticket/seeds"], result["ticket/finite_seeds"]) == (3, 2)
     assert result["mean/ticket/test_accuracy"] == pytest.approx(0.6)
+    assert curve["mean/val/accuracy"] == pytest.approx(0.6)
+    assert (curve["min/val/accuracy"], curve["max/val/accuracy"]) == (0.5, 0.7)
+
+
+def test_without_a_finite_seed_a_level_has_its_sparsity_and_no_mean() -> None:
+    (run,) = runs_over_seeds(source(seed, level(0, 0.1, finite=False)) for seed in (0, 1))
+    curve, result = run.rows
+    assert (result["sparsity"], result["ticket/finite_seeds"]) == (0.5, 0)
+    assert not [name for name in {**curve, **result} if name.startswith("mean/")]
 
 
 def test_a_level_is_there_once_every_seed_has_it() -> None:

@@ -309,6 +309,18 @@ def test_artifacts_are_a_collection_per_cell_and_seed_with_levels_facts_and_pare
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()], "small, or full"
 
 
+def test_an_artifact_of_a_level_that_diverged_says_so_and_has_no_accuracy(
+    cell: Make, swept: Swept, wandb_server: WandbServer
+) -> None:
+    folder = swept(cell(method=DENSE, recipe__optimizer="sgd", recipe__lr=1e20))
+    assert sync(folder, artifacts="masks") == 0
+    (version,) = wandb_server.artifacts.values()
+    facts = json.loads(version["metadata"])
+    assert facts["finite"] is False and "test_accuracy" not in facts
+    (run,) = wandb_server.runs
+    assert "ticket/test_accuracy" not in wandb_server.rows(run)[-1]
+
+
 def test_a_running_sweep_leaves_its_end_half_of_the_runs_that_a_minute_may_have(
     cell: Make, swept: Swept
 ) -> None:

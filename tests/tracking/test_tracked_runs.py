@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,21 @@ def test_a_result_is_the_record(cell: Make, swept: Swept) -> None:
     assert result["ticket/best_step"] == record["best_step"]
     assert source.run.summary["last_test_accuracy"] == record["test_accuracy"]
     assert source.run.summary["levels"] == 3
+
+
+def test_a_level_that_diverged_has_no_metrics(cell: Make, swept: Swept) -> None:
+    (source,) = tracked_cells(swept(cell(recipe__optimizer="sgd", recipe__lr=1e20)))
+    assert not any(record.finite for record in source.records)
+    results = [row for row in source.run.rows if "sparsity" in row]
+    facts = {"ticket/weights_remaining", "ticket/finite", "ticket/collapsed", "ticket/seconds"}
+    for row in results:
+        assert {name for name in row if name.startswith("ticket/")} == facts
+        assert row["ticket/finite"] is False
+    curve = [row for row in source.run.rows if "sparsity" not in row and row["level"] == 0]
+    assert [math.isfinite(row["val/loss"]) for row in curve] == [True, False, False, False]
+    assert ["val/accuracy" in row for row in curve] == [True, False, False, False]
+    assert source.run.summary["diverged_levels"] == 3
+    assert not [name for name in source.run.summary if name.endswith("accuracy")]
 
 
 def test_the_best_level_is_chosen_on_validation_among_pruned_networks(

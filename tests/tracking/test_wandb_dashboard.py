@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,17 @@ def test_lines_are_called_as_in_the_report_and_told_apart_by_panel(
     assert names[2].startswith("small on dataset: ")
 
 
-def test_only_the_sweeps_own_cells_are_in_it(sweep: Path, wandb_server: WandbServer) -> None:
+def test_only_the_sweeps_own_runs_are_in_it_though_another_sweep_shares_its_cells(
+    sweep: Path, wandb_server: WandbServer
+) -> None:
     view, report = saved(sweep, wandb_server)
     (rule,) = view["runSets"][0]["filters"]["filters"]
-    manifest = json.loads((sweep / "manifest.json").read_text())
-    assert rule["key"] == {"section": "config", "name": "cell"} and rule["op"] == "IN"
-    assert sorted(rule["value"]) == sorted({each["signature"] for each in manifest["cells"]})
+    assert rule["key"] == {"section": "run", "name": "name"} and rule["op"] == "IN"
+    cells = tracked_cells(sweep)
+    own = {run.key for run in (*(each.run for each in cells), *runs_over_seeds(cells))}
+    assert set(rule["value"]) == own and len(own) == 2 * (3 + 1), "three seeds and their mean"
+    larger = [*cells, *(replace(each, seed="3") for each in cells if each.seed == "0")]
+    assert not own & {run.key for run in (larger[-1].run, *runs_over_seeds(larger))}
     grids = [block for block in report["blocks"] if block["type"] == "panel-grid"]
     assert len(grids) == len(sections(()))
     assert all(grid["metadata"]["runSets"][0]["filters"] for grid in grids)
