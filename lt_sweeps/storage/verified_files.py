@@ -9,9 +9,9 @@ lost or damaged, its file is read once more. This module does not import torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from lt_sweeps.storage.atomic_write import append_whole, json_lines, write_whole
 from lt_sweeps.storage.checked_read import DamagedFile, read_file, read_lines
@@ -37,7 +37,9 @@ class VerifiedFiles:
     def __init__(self, root: Path, *, by: str, recall: bool = True) -> None:
         self._path, self._by = _path(root), by
         self._new: dict[str, str] = {}
-        self._known, self._lines = self._read() if recall else ({}, 0)
+        all_lines, self._lines = _read(self._path) if recall else ({}, 0)
+        self._names = len(all_lines)
+        self._known = {name: version for name, (who, version) in all_lines.items() if who == by}
 
     def has(self, name: str, version: str) -> bool:
         return self._known.get(name) == version
@@ -52,29 +54,30 @@ class VerifiedFiles:
         lock = self._path.with_name(".verified.lock")
         with suppress(OSError), locked(lock, wait=_WAIT) as held:
             if held:
-                if self._lines > 2 * len(self._known):  # most lines are of earlier versions
-                    known = {**self._read()[0], **self._new}
-                    write_whole(self._path, self._lines_of(known))
+                new = {name: (self._by, version) for name, version in self._new.items()}
+                if self._lines > 2 * self._names:  # most lines are of earlier versions
+                    write_whole(self._path, _bytes({**_read(self._path)[0], **new}))
                 else:
-                    append_whole(self._path, self._lines_of(self._new))
+                    append_whole(self._path, _bytes(new))
                 self._new = {}
 
-    def _lines_of(self, names: dict[str, str]) -> bytes:
-        return json_lines([self._by, name, version] for name, version in names.items())
 
-    def _read(self) -> tuple[dict[str, Any], int]:
-        """Return the last version of each name, and the number of lines."""
-        try:
-            lines = read_file(self._path).splitlines()
-        except (OSError, DamagedFile):
-            return {}, 0
-        known: dict[str, Any] = {}
-        for line in lines:
-            with suppress(ValueError, TypeError, RecursionError):  # cut short, or damaged
-                by, name, version = json.loads(line)
-                if by == self._by:
-                    known[name] = version
-        return known, len(lines)
+def _bytes(versions: Mapping[str, tuple[str, str]]) -> bytes:
+    return json_lines([by, name, version] for name, (by, version) in versions.items())
+
+
+def _read(path: Path) -> tuple[dict[str, tuple[str, str]], int]:
+    """Return the last checks and version of each name, and the number of lines."""
+    try:
+        lines = read_file(path).splitlines()
+    except (OSError, DamagedFile):
+        return {}, 0
+    found: dict[str, tuple[str, str]] = {}
+    for line in lines:
+        with suppress(ValueError, TypeError, RecursionError):  # cut short, or damaged
+            by, name, version = json.loads(line)
+            found[name] = (by, version)
+    return found, len(lines)
 
 
 def _path(root: Path) -> Path:
