@@ -108,13 +108,14 @@ def verdict_tables(analysis: Analysis) -> Iterator[Table]:
         title = f"{curve.panel}: {curve.label} minus {members[0].against}, with 95% intervals"
         table = new_table(title, heads)
         for v in members:
+            c = v.comparison
             table.add_row(
                 percent_text(v.point.percent),
                 Text(_difference(v)),
                 v.mark(alpha),
-                *(p_text(p) for p in (v.comparison.p, v.p_holm, v.comparison.p_student)),
-                p_text(v.comparison.p_exact, digits=4),
-                p_text(v.p_equivalent_holm),
+                *(p_text(p, alpha=alpha) for p in (c.p, v.p_holm, c.p_student)),
+                p_text(c.p_exact, digits=4, alpha=alpha),
+                p_text(v.p_equivalent_holm, alpha=alpha),
                 "\n".join(v.words(alpha)),
                 _count(v),
             )
@@ -131,10 +132,18 @@ def _difference(verdict: Verdict) -> str:
     return difference if math.isnan(comparison.ci_low) else f"{difference} [{low}, {high}]"
 
 
-def p_text(p: float, *, digits: int = 3) -> str:
-    """Format a p-value: 0.034, or <0.001, or - for NaN."""
-    smallest = 10.0**-digits
-    return "-" if math.isnan(p) else f"<{smallest:g}" if p < smallest else f"{p:.{digits}f}"
+def p_text(p: float, *, digits: int = 3, alpha: float = 0.05) -> str:
+    """Format a p-value: 0.034, or <0.001, or - for NaN.
+
+    It has more digits if it would be rounded to the other side of `alpha`, such as 0.0503.
+    """
+    if math.isnan(p):
+        return "-"
+    if p < (smallest := 10.0**-digits):
+        return f"<{smallest:g}"
+    while (float(text := f"{p:.{digits}f}") <= alpha) != (p <= alpha):
+        digits += 1
+    return text
 
 
 def _count(verdict: Verdict) -> str:
@@ -151,6 +160,8 @@ def _mean(endpoint: Endpoint, curve: Curve) -> str:
         return "-"
     s, (scale, digits) = spread(values), scale_and_digits(endpoint.name, curve.metric)
     half = "" if math.isnan(s.ci_high) else f" ± {scale * (s.ci_high - s.mean):.{digits}f}"
+    if endpoint.name in SPARSITIES and s.ci_high - s.mean > 1:  # two seeds can give ± 170 %
+        half = " ± more than 100"
     number = f"{'≥ ' * endpoint.at_least}{fixed(scale * s.mean, digits)}{half}"
     return number + _seeds(endpoint, curve)
 

@@ -82,7 +82,7 @@ def test_a_sweep_beside_a_full_disk_ends_as_if_nothing_were(
     words = [
         *TINY,
         *("schedule.levels=1", "recipe.length=5ep", "seed=0,1"),
-        *("mask_criterion=large_final", "workers=1", "tracker=wandb", "tracker.mode=offline"),
+        *("mask_criterion=large_final", "workers=1", "tracker=wandb"),
         *("tracker.every=0.5", "tracker.timeout=5", f"root={tmp_path / 'results'}", "name=tiny"),
     ]
     with mounted(tmp_path / "results" / "wandb", "400k") as disk:
@@ -90,7 +90,7 @@ def test_a_sweep_beside_a_full_disk_ends_as_if_nothing_were(
         done = subprocess.run(
             [sys.executable, "-m", "lt_sweeps", *words],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "offline"},
             capture_output=True,
             text=True,
         )

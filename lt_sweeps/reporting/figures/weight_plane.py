@@ -40,9 +40,9 @@ def plane_figures(analysis: Analysis) -> list[Figure]:
     data = pd.DataFrame(rows)
     beyond = 1 - data["weights"].sum() / total
     sentence = (
-        f"{'; '.join(dict.fromkeys(data['panel']))}. Each square holds the weights with that "
-        "initial value w_i and that final value w_f before the pruning, in standard deviations of "
-        "their layer's initial weights; its colour is the fraction of them that the pruning keeps. "
+        f"{'; '.join(dict.fromkeys(data['panel']))}. Each square holds the weights left before "
+        "the pruning with that initial value w_i and that final value w_f, in standard deviations "
+        "of their layer's initial weights; its colour is the fraction that the pruning keeps. "
         f"n = {span_text(data['seeds'])} seeds together; {100 * beyond:.1f}% of weights lie "
         f"outside the squares shown.{percents_sentence(levels)}"
     )
