@@ -135,10 +135,9 @@ def _tested_pairs(
 
 
 def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Iterator[Verdict]:
-    """Compare two curves at each density that both have, unless they share the tickets there."""
-    for point in curve.points:
-        other = point_at_density(point, baseline)
-        if other is None or other.stages == point.stages:
+    """Compare two curves at each density that both have, unless their tickets are the same."""
+    for point, other in shared_levels(curve, baseline):
+        if same_tickets(point, other):
             continue
         comparison = compare_replicates(
             point.values,
@@ -150,6 +149,24 @@ def compare_curves(curve: Curve, baseline: Curve, layout: ReportConfig) -> Itera
             same_draws=curve.imported == baseline.imported,
         )
         yield Verdict(curve=curve, baseline=baseline, point=point, comparison=comparison)
+
+
+def shared_levels(curve: Curve, other: Curve) -> list[tuple[Point, Point]]:
+    """The points of two curves at each density that both have."""
+    pairs = ((point, point_at_density(point, other)) for point in curve.points)
+    return [(point, match) for point, match in pairs if match is not None]
+
+
+def same_tickets(point: Point, other: Point) -> bool:
+    """Whether one point has no other tickets than the other point: same stages, seeds and values.
+
+    A point may have fewer seeds: its cells are unfinished, or the lines asked for other numbers of
+    seeds. Nothing is left to compare then, because one sample is part of the other.
+    """
+    # Equal stages are not enough: other seeds, or another root that was trained on another device,
+    # give other networks.
+    mine, theirs = point.values.items(), other.values.items()
+    return point.stages == other.stages and (mine <= theirs or mine >= theirs)
 
 
 def equivalence_margin(baseline: Curve, layout: ReportConfig, mean: float) -> float:

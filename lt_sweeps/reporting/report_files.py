@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from rich.text import Text
 
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.reporting import csv_tables
-from lt_sweeps.reporting.figures import draw_figures
-from lt_sweeps.reporting.figures.figure import PICTURES, Figure, csv_bytes, figure_files
+from lt_sweeps.reporting.figures import FROM_TICKETS, draw_figures
+from lt_sweeps.reporting.figures.figure import KINDS, PICTURES, Figure, csv_bytes, figure_files
 from lt_sweeps.reporting.html_page import Page, report_page
 from lt_sweeps.reporting.written_report import (
     FILE,
@@ -28,10 +29,12 @@ from lt_sweeps.reporting.written_report import (
     digest_of_code,
     file_faults,
     read_report_json,
+    subfolder,
 )
 from lt_sweeps.storage.atomic_write import passes, write_whole
 from lt_sweeps.storage.checked_read import read_file
 from lt_sweeps.storage.dropped_tickets import read_dropped
+from lt_sweeps.storage.locks import locked
 
 
 def write_report(
@@ -44,8 +47,9 @@ def write_report(
 ) -> tuple[list[str], Text]:
     """Draw and write all files of a report; `page` holds the parts of the page besides figures.
 
-    A picture in the folder that was drawn from the same numbers is kept. `made_from` is the digest
-    of the files that were read; `is_current` compares it.
+    A picture in the folder that was drawn from the same numbers is kept; files of the last report
+    that this report does not have are removed. `made_from` is the digest of the files that were
+    read; `is_current` compares it.
 
     Returns the reasons why figures are not drawn, and a line that names the page to open.
     """
@@ -53,21 +57,47 @@ def write_report(
     figures += more_figures
     files = _tables(analysis)
     sources = _sources(analysis, figures)
-    kept = _kept_pictures(folder, sources)
-    for figure in figures:
-        files |= figure_files(figure, kept.get(figure.name, {}))
-    files["index.html"] = report_page(analysis, figures, files, page, missing)
-    # report.json is written last, because it holds the checksums of all other files. If writing is
-    # interrupted, report.json is missing or the old one, and `--check` finds the files that differ.
-    about = _report_json(analysis, figures, files, sources)
-    files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
-    write_files(folder, files)
+    with _alone(folder):
+        before = _last_report(folder)
+        kept = _kept_pictures(folder, before, sources)
+        for figure in figures:
+            files |= figure_files(figure, kept.get(figure.name, {}))
+        files["index.html"] = report_page(analysis, figures, files, page, missing)
+        # report.json is written last, because it holds the checksums of all other files. If writing
+        # is interrupted, report.json is missing or the old one, and `--check` finds the files that
+        # differ.
+        about = _report_json(analysis, figures, files, sources)
+        files[FILE] = json.dumps({**about, "made_from": made_from}, indent=1).encode()
+        old = _removable(folder, before, figures, analysis.results.root)
+        write_files(folder, files, stale=[name for name in old if name not in files])
     return missing, _page_to_open(folder, f"figures: {len(figures)}, files in all: {len(files)}")
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write each file atomically. Raises: ValueError: the folder cannot be written to."""
+def remove_other_reports(folder: Path, current: Collection[Path], root: Path) -> None:
+    """Remove from a sweep's report the pages of experiments that it no longer has.
+
+    If a sweep gets a second experiment, or their layouts become equal, its reports move between the
+    folder and its subfolders; `current` are those that were written now.
+    """
+    subfolders = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    for place in {folder, *subfolders} - set(current):
+        written = _last_report(place)
+        # A person may have written another report to a subfolder, with `out`.
+        ours = place == folder or subfolder(str(written.get("name"))) == place.name
+        if ours and (old := _removable(place, written, (), root)):
+            write_files(place, {}, stale=[*old, FILE])
+            with suppress(OSError):  # other files are left in it
+                place.rmdir()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], *, stale: Iterable[str] = ()) -> None:
+    """Write each file atomically, after removing the stale ones.
+
+    Raises: ValueError: the folder cannot be written to.
+    """
     try:
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
         for name, content in files.items():
             write_whole(folder / name, content)
     except OSError as error:
@@ -76,6 +106,37 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         raise ValueError(
             f"out: {folder}: {error.strerror}; give out=DIR, a folder that can be written to"
         ) from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes a report to the folder."""
+    with ExitStack() as stack:
+        # Without a lock, writing either works as well, or says what is wrong with the folder.
+        with suppress(OSError):
+            stack.enter_context(locked(folder / ".report.lock"))
+        yield
+
+
+def _last_report(folder: Path) -> Mapping[str, Any]:
+    """The report.json of the last report in a folder; without figures and files if it has none."""
+    try:
+        return read_report_json(folder)
+    except (ValueError, OSError):
+        return {"figures": {}, "files": {}}
+
+
+def _removable(
+    folder: Path, written: Mapping[str, Any], figures: Sequence[Figure], root: Path
+) -> list[str]:
+    """The files of a written report that may be removed.
+
+    A figure whose tickets were dropped is kept, because it cannot be drawn again.
+    """
+    dropped = {*FROM_TICKETS} & {*without_tickets(written, figures, root)}
+    kept = {f"{name}.{kind}" for name in dropped for kind in KINDS}
+    paths = [folder / name for name in written["files"] if name not in kept]
+    return [path.name for path in paths if path.parent == folder and path.is_file()]
 
 
 def _tables(analysis: Analysis) -> dict[str, bytes]:
@@ -165,12 +226,10 @@ def _texts(figure: Figure) -> list[bytes]:
     return [text.encode() for text in (figure.name, figure.caption, *figure.stages, figure.code)]
 
 
-def _kept_pictures(folder: Path, sources: Mapping[str, str]) -> dict[str, dict[str, bytes]]:
+def _kept_pictures(
+    folder: Path, written: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, dict[str, bytes]]:
     """The pictures of a written report that need not be drawn again, by figure and file name."""
-    try:
-        written = read_report_json(folder)
-    except (ValueError, OSError):
-        return {}
     kept = {}
     for name, source in sources.items():
         names = [f"{name}.{kind}" for kind in PICTURES]

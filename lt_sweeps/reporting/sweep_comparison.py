@@ -19,18 +19,17 @@ from lt_sweeps.analysis.endpoint_tests import PER_RUN, compare_endpoint
 from lt_sweeps.analysis.labels import check_keys
 from lt_sweeps.analysis.line_names import check_lines
 from lt_sweeps.analysis.results import read_results
-from lt_sweeps.analysis.significance import Pair, Verdict
+from lt_sweeps.analysis.significance import Pair, Verdict, same_tickets, shared_levels
 from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.analysis.verdict_sentences import caveats, conclusions
 from lt_sweeps.config.quantities import fixed
 from lt_sweeps.config.report_config import ROLES, layout
 from lt_sweeps.config.spelling import listed
+from lt_sweeps.reporting.figures import FROM_TICKETS
 from lt_sweeps.reporting.html_page import Page
 from lt_sweeps.reporting.report_files import print_lines, write_report
 from lt_sweeps.reporting.result_tables import new_table, print_tables
 from lt_sweeps.reporting.terminal_tables import p_text, scale_and_digits, verdict_tables
-
-_FROM_TICKETS = ("overlap", "plane", "probabilities", "signs")
 
 
 def compare_sweeps(
@@ -67,7 +66,7 @@ def compare_sweeps(
     check_keys("compare: by", by, [cell for side in sides for cell in side.results.cells])
     both = SweepComparison.of(sides[0], sides[1], by)
     check_lines(both.line_names, config, options)
-    tickets = [name for name in _FROM_TICKETS if name in (config.figures or ())]
+    tickets = [name for name in FROM_TICKETS if name in (config.figures or ())]
     # These figures look up the tickets of both sides in the store of `one`.
     if tickets and sides[0].results.root != sides[1].results.root:
         raise ValueError(
@@ -101,9 +100,9 @@ def _remarks(both: SweepComparison) -> Iterator[str]:
             yield f"{a.label}: no level to compare"
     yield from conclusions(both.verdicts, both.layout)
     yield from caveats(both.verdicts, both.layout)
-    if n_same := sum(p.stages == q.stages for a, b in pairs for p in a.points for q in b.points):
+    if n_same := sum(same_tickets(*points) for pair in pairs for points in shared_levels(*pair)):
         levels = "1 level is" if n_same == 1 else f"{n_same} levels are"
-        yield f"{levels} the same tickets on both sides, and not compared."
+        yield f"{levels} not compared: one side has only tickets that the other side has too."
     for side, partnered in zip((both.one, both.other), zip(*pairs, strict=True), strict=True):
         results = side.results
         if unmatched := [curve.label for curve in side.curves if curve not in partnered]:

@@ -93,6 +93,11 @@ def report(
         print_tables(console, [*main, *more])
         _print(analysis, missing, console)
         report_files.print_lines(console, [location])
+    if out is None:  # in another folder, the reports beside ours may be those of other sweeps
+        places = [folder / subfolder(name) for name in by_experiment]
+        report_files.remove_other_reports(
+            folder, places, next(iter(by_experiment.values())).results.root
+        )
     if profile is not None:
         console.print(profile)
     return folder

@@ -359,7 +359,7 @@ def test_a_line_that_the_layout_expects_may_be_missing(sweep: FakeSweep) -> None
 def test_lost_seeds_are_counted_beside_the_tests(sweep: FakeSweep) -> None:
     line(sweep, "large_final", [0.9])
     line(sweep, "movement", [0.89], seeds=4, spread=0.001)
-    sweep.cell("movement", 4, accuracies=[0.9, None], choices={"mask_criterion": "movement"})
+    sweep.cell("movement", 4, accuracies=[0.898, None], choices={"mask_criterion": "movement"})
     one = sweep.analysis(baseline="large_final")
     (verdict,) = one.verdicts
     assert (verdict.comparison.n, verdict.comparison.asked) == ((4, 4), (5, 5))

@@ -249,6 +249,8 @@ def test_a_figure_of_tickets_that_were_dropped_is_not_checked_and_said_so(
     assert "every other figure and table matches the data" in said
     (sweep.folder / "report" / "overlap.csv").write_text("1")
     assert main(["report", str(sweep.folder), "--check"]) == 1
+    assert main(["report", str(sweep.folder), figures, "masks_at=[0.3]"]) == 0
+    assert (sweep.folder / "report" / "overlap.png").exists(), "it cannot be drawn again"
 
 
 def test_keep_counts_in_no_name(cell: Make) -> None:

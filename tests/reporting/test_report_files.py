@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fixtures.fake_results import FakeSweep, sealed
 from rich.console import Console
@@ -16,6 +20,7 @@ from lt_sweeps.reporting import report_files, written_report
 from lt_sweeps.reporting.figures import figure
 from lt_sweeps.reporting.sweep_report import check, report
 from lt_sweeps.reporting.written_report import checksum, is_current
+from lt_sweeps.storage.locks import locked
 
 
 @pytest.fixture
@@ -158,3 +163,80 @@ def test_a_number_that_no_figure_draws_is_checked_too(tmp_path: Path) -> None:
     stands, text = checked(sweep)
     assert not stands and "records.csv: no longer matches the data" in text
     assert "accuracy" not in text and "summary.csv" not in text
+
+
+def reported(sweep: FakeSweep, **options: Any) -> Path:
+    return report(sweep.folder, console=Console(file=io.StringIO()), figures=["curves"], **options)
+
+
+def test_files_that_the_new_report_does_not_have_are_removed_and_those_of_the_user_are_not(
+    sweep: FakeSweep,
+) -> None:
+    folder = reported(sweep, metrics=["test_accuracy", "test_loss"])
+    assert len([*folder.glob("test_loss.*")]) == 5
+    (folder / "test_loss.tex").write_text("mine")
+    (folder / "test_loss.pdf").unlink()
+    (folder / "test_loss.pdf").mkdir()  # a folder of that name is not ours
+    (sweep.folder / "outside.csv").write_text("mine")
+    written = json.loads((folder / "report.json").read_text())
+    written["files"]["../outside.csv"] = ""  # never a file outside the folder
+    (folder / "report.json").write_text(json.dumps(written))
+    sweep.cell("a", 2, accuracies=[0.9, 0.8])
+    reported(sweep)
+    assert {p.name for p in folder.glob("test_loss.*")} == {"test_loss.tex", "test_loss.pdf"}
+    assert (sweep.folder / "outside.csv").exists() and (folder / "accuracy.png").exists()
+    assert checked(sweep)[0]
+
+
+def test_the_page_of_an_experiment_goes_when_the_report_no_longer_has_it(tmp_path: Path) -> None:
+    sweep = FakeSweep(tmp_path)
+    sweep.cell("a", accuracies=[0.9, 0.8], experiment="one")
+    folder = reported(sweep)
+    (folder / "notes.txt").write_text("mine")
+    report(sweep.folder, out=folder / "loss", console=Console(file=io.StringIO()), figures=[])
+    sweep.reports |= {"one": {"title": "first"}, "group/two": {"title": "second"}}
+    sweep.cell("b", accuracies=[0.9, 0.7], experiment="group/two")
+    reported(sweep)
+    assert {p.name for p in folder.iterdir()} == {"notes.txt", "loss", "one", "group-two"}
+    sweep.reports.clear()
+    sweep.freeze()
+    reported(sweep)
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {"loss"}
+    assert (folder / "loss" / "index.html").exists() and (folder / "notes.txt").exists()
+    assert checked(sweep)[0]
+
+
+def test_two_reports_at_once_do_not_mix_their_files(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, pool = report_files.write_whole, ThreadPoolExecutor(1)
+    others: list[Future[Path]] = []
+
+    def interrupted(path: Path, content: bytes) -> bool:
+        if path.name == "index.html" and not others:  # the middle of the first report
+            others.append(pool.submit(reported, sweep, band="ci"))
+            with locked(path.with_name(".report.lock"), wait=0) as free:
+                pass
+            if free:  # nothing stops the other, so let it write all of its files now
+                others[0].result()
+        return write(path, content)
+
+    monkeypatch.setattr(report_files, "write_whole", interrupted)
+    folder = reported(sweep, band="range")
+    others[0].result()
+    assert set(pd.read_csv(folder / "accuracy.csv")["band"]) == {"ci"}, "the last one stays"
+    assert checked(sweep)[0]
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")], "the lock is removed"
+
+
+def test_a_file_system_without_locks_gets_its_report(
+    sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    sweep.cell("a", 2, accuracies=[0.9, 0.8])
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)
+        reported(sweep)
+    assert checked(sweep)[0]

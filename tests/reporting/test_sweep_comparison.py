@@ -6,16 +6,21 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from fixtures.fake_results import FakeSweep
 from rich.console import Console
 from scipy import stats
 
+from lt_sweeps.analysis.comparison import SweepComparison
 from lt_sweeps.analysis.endpoint import NAMES
 from lt_sweeps.analysis.endpoint_tests import PER_RUN
+from lt_sweeps.analysis.results import read_results
+from lt_sweeps.analysis.sweep_analysis import Analysis
 from lt_sweeps.cli.command_line import main
-from lt_sweeps.config.report_config import ROLES
+from lt_sweeps.config.report_config import ROLES, layout
+from lt_sweeps.reporting.figures import draw_figures
 from lt_sweeps.reporting.sweep_comparison import compare_sweeps
 
 NOISE = (0.000, 0.002, -0.001, 0.003)
@@ -169,7 +174,55 @@ def test_the_same_tickets_are_not_compared_with_themselves(tmp_path: Path) -> No
     other = made(tmp_path, "two", {"random": 0.7}, stages=["dense", "r"])
     found, text = compared(one, other)
     assert [v.point.level for v in found] == [1]
-    assert "1 level is the same tickets on both sides" in text
+    assert "1 level is not compared: one side has only tickets that the other side has too" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "change", "test", "difference"),
+    [
+        ((10, 11, 12, 13), 0.0, "Welch t", 0.0),  # other seeds, with the same noise by chance
+        ((0, 1, 2, 3), 0.05, "paired t", 0.05),  # the same seeds, trained on another device
+        ((2, 3, 4, 5), 0.0, "Welch t", 0.0),
+    ],
+)
+def test_other_tickets_of_the_same_stages_are_compared(
+    tmp_path: Path, seeds: tuple[int, ...], change: float, test: str, difference: float
+) -> None:
+    one, other = FakeSweep(tmp_path / "mine", "one"), FakeSweep(tmp_path / "theirs", "two")
+    for sweep, numbers, off in ((one, (0, 1, 2, 3), 0.0), (other, seeds, change)):
+        for seed, noise in zip(numbers, NOISE, strict=True):
+            values = [0.9 + noise - off, 0.8 + noise - off]
+            sweep.cell(f"{sweep.folder.name}-a", seed, accuracies=values, stages=["dense", "a"])
+    found, text = compared(one, other, out=tmp_path / "out")
+    assert [(v.point.level, v.comparison.test) for v in found] == [(0, test), (1, test)]
+    assert [v.comparison.difference for v in found] == pytest.approx([difference] * 2)
+    assert "not compared" not in text and "no level to compare" not in text
+
+
+def test_a_side_with_fewer_of_the_same_tickets_is_not_compared(
+    tmp_path: Path,
+) -> None:
+    one, other = FakeSweep(tmp_path, "one"), FakeSweep(tmp_path, "two")
+    for sweep, count in ((one, 2), (other, 4)):
+        for seed, noise in enumerate(NOISE[:count]):
+            sweep.cell("a", seed, accuracies=[0.9 + noise, 0.8 + noise])
+    found, text = compared(one, other)
+    assert not found and "2 levels are not compared: one side has only tickets" in text
+
+
+def test_dense_networks_of_other_seeds_are_drawn_as_two_lines(tmp_path: Path) -> None:
+    one, other = FakeSweep(tmp_path, "one"), FakeSweep(tmp_path, "two")
+    for sweep, first, dense in ((one, 0, 0.9), (other, 10, 0.8)):
+        for seed in (first, first + 1):
+            sweep.cell("a", seed, accuracies=[dense, 0.7])
+    sides = [
+        Analysis(read_results(s.folder, metrics=["test_accuracy"]), layout({}))
+        for s in (one, other)
+    ]
+    (figure, *_), _ = draw_figures(SweepComparison.of(sides[0], sides[1], ()))
+    lines = [line for line in figure.draw().axes[0].lines if line.get_linewidth() == 0.6]
+    heights = [float(np.asarray(line.get_ydata())[0]) for line in lines]
+    assert sorted(heights) == [80, 90]
 
 
 def test_two_cells_are_compared_by_their_signatures(

@@ -36,6 +36,8 @@ FIGURES: Mapping[str, Callable[[Analysis], list[Figure]]] = {
     "signs": sign_figures,
     "probabilities": probability_figures,
 }
+FROM_TICKETS = ("overlap", "plane", "probabilities", "signs")
+"""The figures that read stored tickets; each is one figure, of the same name."""
 
 
 def draw_figures(analysis: Analysis) -> tuple[list[Figure], list[str]]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from lt_sweeps.analysis.curve import Curve, Point
-from lt_sweeps.analysis.significance import Verdict
+from lt_sweeps.analysis.significance import Verdict, same_tickets
 from lt_sweeps.config.quantities import Quantity
 from lt_sweeps.config.report_config import Published, ReportConfig
 from lt_sweeps.reporting.figures.axes import (
@@ -139,12 +139,12 @@ def _dense(axes: Axes, curves: Sequence[Curve], styles: Mapping[str, Style], sca
     # Curves that share their dense training would draw the same line on top of each other, so it is
     # drawn once. In an unfinished sweep some curves have more of its seeds than others; the mean
     # over the most seeds is drawn.
-    trainings: dict[frozenset[str], tuple[Point, str]] = {}
-    for curve in curves:
-        for point in (p for p in drawable_points(curve) if not p.pruned):
-            if point.stages not in trainings or trainings[point.stages][0].n < point.n:
-                trainings[point.stages] = point, curve.name
-    for point, name in trainings.values():
+    dense = [(p, curve.name) for curve in curves for p in drawable_points(curve) if not p.pruned]
+    trainings: list[tuple[Point, str]] = []
+    for point, name in sorted(dense, key=lambda pair: -pair[0].n):
+        if not any(same_tickets(point, drawn) for drawn, _ in trainings):
+            trainings.append((point, name))
+    for point, name in trainings:
         color = GREY if len(trainings) == 1 else styles[name].color
         axes.axhline(scale * point.mean, color=color, linestyle="--", linewidth=0.6, zorder=1)
 

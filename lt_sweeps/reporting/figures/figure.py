@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Sheet
 from lt_sweeps.reporting.figures.style import RC
 
 PICTURES = ("png", "pdf", "svg")
+KINDS = (*PICTURES, "csv", "txt")  # the files of a figure
 
 
 class NotDrawn(Exception):
