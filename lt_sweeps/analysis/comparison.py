@@ -78,9 +78,11 @@ class SweepComparison(Analysis):
         between, pairs = matching_curves(one.curves, other.curves, by)
         sides = [_configs(curves, schedules=True) for curves in zip(*pairs, strict=True)]
         what = "; ".join(f"{k}: {' against '.join(_values(s, k) for s in sides)}" for k in between)
+        if not what:
+            what = f"the configs are equal{', but not the code or data' * _retrained(pairs)}"
         layout = replace(
             one.layout,
-            title=one.layout.title or f"{both.name} ({what or 'the configs are equal'})",
+            title=one.layout.title or f"{both.name} ({what})",
             figures=one.layout.figures or ["curves", "endpoints"],
             labels={},  # they name the lines of one sweep; `_named` names those of both
         )
@@ -141,6 +143,17 @@ class SweepComparison(Analysis):
             names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
         a, b = (replace(c, name=n, label=n, panel=panel) for c, n in zip(pair, names, strict=True))
         return a, b
+
+
+def _retrained(pairs: Sequence[Pair]) -> bool:
+    """Whether curves of equal configs were trained by other code, or on other data."""
+    levels = (
+        points
+        for one, other in pairs
+        if not (one.imported or other.imported)
+        for points in significance.shared_levels(one, other)
+    )
+    return any(one.stages != other.stages for one, other in levels)
 
 
 def _configs(curves: Sequence[Curve], *, schedules: bool) -> list[CellResults]:

@@ -197,6 +197,7 @@ def test_other_tickets_of_the_same_stages_are_compared(
     assert [(v.point.level, v.comparison.test) for v in found] == [(0, test), (1, test)]
     assert [v.comparison.difference for v in found] == pytest.approx([difference] * 2)
     assert "not compared" not in text and "no level to compare" not in text
+    assert "(the configs are equal)" in text
 
 
 def test_a_side_with_fewer_of_the_same_tickets_is_not_compared(
@@ -361,7 +362,7 @@ def test_equal_configs_are_told_apart_by_the_names_of_the_sweeps(tmp_path: Path)
     _, text = compared(one, other, out=tmp_path / "out")
     lines = pd.read_csv(tmp_path / "out" / "accuracy.csv")["line"].unique().tolist()
     assert lines == ["movement, mine", "movement, yours"]
-    assert "mine minus yours (the configs are equal)" in text
+    assert "mine minus yours (the configs are equal, but not the code or data)" in text
 
 
 def test_figures_from_tickets_need_one_root(tmp_path: Path) -> None:
