@@ -77,7 +77,7 @@ def read_artifacts(
     chosen = [
         (folder, frozen) for folder, frozen in folders if cells is None or folder.name in cells
     ]
-    _audit_absent([folder for folder, _ in chosen], root, findings)
+    _audit_unfinished([folder for folder, _ in chosen], root, findings)
     audited = tuple(_cell(folder, frozen, findings) for folder, frozen in chosen)
     tickets = {
         path: about
@@ -185,16 +185,18 @@ def _cell(folder: RunFolder, frozen: Sequence[FrozenCell], findings: Findings) -
     return AuditedCell(folder, records, choices, config, stored, written)
 
 
-def _audit_absent(folders: Sequence[RunFolder], root: Path, findings: Findings) -> None:
-    """Count the cells without records; if a cell was complete before, its records are lost."""
-    absent = list(filter(_has_no_records, folders))
-    once = verified_names(root) if absent else frozenset[str]()
-    for folder in absent:
+def _audit_unfinished(folders: Sequence[RunFolder], root: Path, findings: Findings) -> None:
+    """Count the cells without DONE; if a cell was complete before, its files are lost."""
+    unfinished = [folder for folder in folders if not os.path.lexists(folder.done)]
+    once = verified_names(root) if unfinished else frozenset[str]()
+    for folder in unfinished:
+        begun = not _has_no_records(folder)
         if f"runs/{folder.name}" in once:
             fault = f"lost, though the cell was complete; {folder.cure()}"
-            findings.compare("records", folder.records, fault)
+            findings.compare("records", folder.done if begun else folder.records, fault)
         else:
-            findings.leave_out("records", "the cell is not computed yet")
+            why = "has no DONE, with a checksum, yet" if begun else "is not computed yet"
+            findings.leave_out("records", f"the cell {why}")
 
 
 def _has_no_records(folder: RunFolder) -> bool:
@@ -218,8 +220,6 @@ def _records(
         findings.compare("records", place, reason)
     if not stored.faults and stored.done:
         findings.compare("records", folder.records, "")
-    elif not stored.faults:
-        findings.leave_out("records", "the cell has no DONE, with a checksum, yet")
     return stored
 
 

@@ -801,6 +801,17 @@ def test_lost_records_fail_if_the_cell_was_complete(
     assert said in capsys.readouterr().out
 
 
+def test_a_complete_cell_that_lost_its_checksum_is_a_fault(sweep: Path) -> None:
+    """Without DONE, records that were changed would pass as those of a cell that still runs."""
+    (folder, *_), root = cells(sweep), sweep.parent.parent
+    folder.done.unlink()
+    assert not failing(sweep, sample="0")
+    verified = VerifiedFiles(root, by="any version")
+    verified.note(f"runs/{folder.name}", "any")
+    verified.save()
+    assert failing(sweep, sample="0") == ["records"]
+
+
 def test_no_damaged_file_is_a_traceback(sweep: Path) -> None:
     root = sweep.parent.parent
     tickets = sorted(root.glob("tickets/*/1.safetensors"))
