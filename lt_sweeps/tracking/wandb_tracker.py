@@ -40,7 +40,7 @@ _SERVICE_ENDS = 5.0  # the least seconds that W&B's service gets to end after an
 class Wandb:
     """The W&B project that mirrors a sweep; server and API key are in W&B's own settings."""
 
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["online", "offline"] | None = None  # None: WANDB_MODE, or online
     project: str = "lt-sweeps"
     entity: str | None = None
     group: str | None = None
@@ -56,6 +56,11 @@ class Wandb:
         if not self.project or set(self.project) & set("/\\#?%:"):
             raise ValueError(f"tracker.project: {self.project!r}; W&B allows none of / \\ # ? % :")
         check_installed("wandb", extra="wandb")
+        if self.mode is None:
+            mode = os.environ.get("WANDB_MODE", "online")
+            if mode not in ("online", "offline"):
+                raise ValueError(f"WANDB_MODE is {mode}; unset it, or give the key mode=offline")
+            object.__setattr__(self, "mode", mode)
         if self.mode == "offline":  # files have no rate limit
             object.__setattr__(self, "per_minute", math.inf)
 

@@ -212,7 +212,11 @@ def test_environment_variables_of_wandb_change_no_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = swept(cell())
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(ValueError, match="WANDB_MODE is disabled; unset it, or give the key"):
+        Wandb()
     monkeypatch.setenv("WANDB_MODE", "offline")
+    assert Wandb().mode == "offline", "a sweep follows it; `sync` is online unless it is told"
     assert sync(folder) == 1 and not wandb_server.requests
     assert (
         "WANDB_MODE is offline; unset it, or give the key mode=offline" in capsys.readouterr().err
