@@ -36,6 +36,8 @@ from lt_sweeps.storage.checked_read import read_file
 from lt_sweeps.storage.dropped_tickets import read_dropped
 from lt_sweeps.storage.locks import locked
 
+_WAIT = 300.0  # seconds; a large report is written in less than one minute
+
 
 def write_report(
     analysis: Analysis,
@@ -110,11 +112,18 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, stale: Iterable[str
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes a report to the folder."""
+    """Wait until no other process writes a report to the folder.
+
+    Raises: ValueError: another process has been writing for too long.
+    """
     with ExitStack() as stack:
         # Without a lock, writing either works as well, or says what is wrong with the folder.
         with suppress(OSError):
-            stack.enter_context(locked(folder / ".report.lock"))
+            if not stack.enter_context(locked(folder / ".report.lock", wait=_WAIT)):
+                raise ValueError(
+                    f"{folder}: another process has been writing a report for {_WAIT:.0f} s; end "
+                    "it, or give out=DIR"
+                )
         yield
 
 

@@ -229,6 +229,16 @@ def test_two_reports_at_once_do_not_mix_their_files(
     assert not [p for p in folder.iterdir() if p.name.startswith(".")], "the lock is removed"
 
 
+def test_a_report_does_not_wait_for_ever(sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.cell("a", accuracies=[0.9, 0.8])
+    monkeypatch.setattr(report_files, "_WAIT", 0.01)
+    with (
+        locked(sweep.folder / "report" / ".report.lock"),
+        pytest.raises(ValueError, match="another process has been writing a report"),
+    ):
+        report(sweep.folder, console=Console(quiet=True))
+
+
 def test_a_file_system_without_locks_gets_its_report(
     sweep: FakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
